@@ -1,0 +1,282 @@
+// What a process is, as plain data: no libelf, no JSON, no ptrace.
+//
+// The tracer fills these structs, the format writes and reads them, the loader turns them into a
+// process. Things that are shared between processes or descriptors (files, contents, open file
+// descriptions) have ids and stand beside the processes, never inside one: two descriptors of one
+// description name the same id, and so would two processes.
+//
+// Addresses are the traced process's. Times are nanoseconds. Flags are the kernel's own values
+// (O_*, PROT_*, SA_*), all of x86-64 Linux.
+#pragma once
+
+#include <sys/types.h>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/io.h"
+#include "base/range.h"
+
+namespace rfork::image {
+
+/// One component of the XSAVE area in the standard (non-compacted) format: CPUID leaf 0xD.
+struct XstateComponent {
+  uint32_t index = 0;   ///< bit in XCR0
+  uint32_t offset = 0;  ///< bytes from the start of the area; differs between CPU makers
+  uint32_t size = 0;    ///< bytes
+};
+
+/// The facts of a host that decide whether a process of one can go on on another.
+struct Host {
+  std::string name;          ///< uname nodename
+  std::string architecture;  ///< "x86_64"
+  std::string kernel;        ///< uname release
+  std::string boot_id;       ///< /proc/sys/kernel/random/boot_id: equal means the same running kernel
+  uint64_t page_size = 0;
+  uint64_t address_limit = 0;             ///< first address past user space (47 or 56 bits)
+  std::vector<std::string> cpu_features;  ///< instruction-set extensions a program can use, sorted
+  std::vector<std::string> cpu_hints;     ///< flags that only tell of speed (erms, fsrm): never a reason to refuse
+  uint64_t xcr0 = 0;                      ///< XSAVE components that the kernel enables
+  std::vector<XstateComponent> xstate;    ///< layout of those beyond x87 and SSE
+  std::vector<std::string> abilities;     ///< kernel abilities by name, sorted: see host.h
+};
+
+/// A named file on disk, by what identifies it.
+struct File {
+  uint32_t id = 0;
+  std::string path;  ///< absolute, as the process sees it
+  uint64_t size = 0;
+  uint32_t mode = 0;      ///< st_mode
+  uint64_t device = 0;    ///< st_dev; comparable only under the same boot id
+  uint64_t inode = 0;
+  int64_t mtime_ns = 0;
+  int64_t btime_ns = 0;   ///< birth time, 0 where the file system has none
+  std::string build_id;   ///< hexadecimal, of an ELF file that has one; else empty
+  std::string digest;     ///< XXH3-128 of the contents in hexadecimal, where it was computed; else empty
+  bool operator==(const File&) const = default;
+};
+
+/// Contents that travel because no file on the destination holds them.
+struct Object {
+  enum class Kind : uint8_t {
+    shared_anonymous,  ///< MAP_SHARED|MAP_ANONYMOUS, and /dev/zero mapped shared
+    memfd,
+    deleted_file,  ///< an open or mapped file with no name left
+    file,          ///< a named regular file (`file`), whole, that the destination lacks
+    file_pages,    ///< only the mapped ranges of a named file (`file`): clean pages of a program or library
+  };
+  uint32_t id = 0;
+  Kind kind = Kind::shared_anonymous;
+  std::string name;  ///< as /proc/PID/maps shows it, without " (deleted)"
+  uint64_t size = 0;
+  uint32_t mode = 0600;
+  uint32_t seals = 0;  ///< F_SEAL_* of a memfd
+  uint64_t huge_page_size = 0;  ///< of a hugetlb memfd; 0 else
+  std::optional<uint32_t> file;
+};
+
+/// An open file description: what several descriptors may share.
+struct Description {
+  enum class Kind : uint8_t {
+    regular,    ///< `file`; where the image carries its contents an Object of kind file names the same File
+    directory,  ///< reopened by path
+    device,     ///< a character device without state (null, zero, full, random, urandom, tty): reopened
+    contents,   ///< `object`: a deleted file or memfd
+    stdio,      ///< a pipe, socket or terminal on 0, 1 or 2: empty, log or the foreground's own
+  };
+  uint32_t id = 0;
+  Kind kind = Kind::regular;
+  std::string path;  ///< as readlink of /proc/PID/fd/N says, without " (deleted)"
+  int32_t flags = 0;  ///< fcntl(F_GETFL): access mode and status flags
+  int64_t offset = 0;
+  std::optional<uint32_t> file;
+  std::optional<uint32_t> object;
+};
+
+struct Descriptor {
+  int32_t fd = 0;
+  uint32_t description = 0;
+  bool close_on_exec = false;
+};
+
+/// One VMA.
+struct Mapping {
+  enum class Kind : uint8_t {
+    anonymous,  ///< private anonymous, heap and stacks too
+    file,       ///< backing is a File id
+    object,     ///< backing is an Object id
+    vdso,       ///< the kernel's code pages; contents are carried, for comparison
+    vvar,       ///< the kernel's data pages beside it; never carried
+  };
+  /// madvise and mlock state, from VmFlags in smaps.
+  enum Advice : uint32_t {
+    dont_fork = 1u << 0,
+    wipe_on_fork = 1u << 1,
+    dont_dump = 1u << 2,
+    huge_page = 1u << 3,
+    no_huge_page = 1u << 4,
+    mergeable = 1u << 5,
+    sequential = 1u << 6,
+    random = 1u << 7,
+    locked = 1u << 8,
+    lock_on_fault = 1u << 9,
+  };
+  Range range;
+  uint32_t protection = 0;  ///< PROT_*
+  bool shared = false;
+  bool grows_down = false;
+  bool no_reserve = false;
+  uint64_t huge_page_size = 0;  ///< of a hugetlb mapping; 0 else
+  uint32_t advice = 0;          ///< Advice bits
+  Kind kind = Kind::anonymous;
+  uint32_t backing = 0;  ///< File or Object id
+  uint64_t offset = 0;   ///< into the backing, bytes
+  std::string name;      ///< what maps shows: a path, "[heap]", "[stack]", "[anon:NAME]", or empty
+  /// Whether the process ever had (or may get) write access: VM_MAYWRITE. A shared file mapping of a
+  /// descriptor opened read-only has not.
+  bool may_write = true;
+};
+
+struct AltStack {
+  uint64_t address = 0;
+  int32_t flags = 2;  ///< SS_DISABLE, SS_ONSTACK, SS_AUTODISARM
+  uint64_t size = 0;
+};
+
+struct Rseq {
+  uint64_t address = 0;  ///< 0: not registered
+  uint32_t size = 0;
+  uint32_t signature = 0;
+  uint32_t flags = 0;
+};
+
+/// A queued signal: the kernel's siginfo_t, 128 bytes.
+using PendingSignal = std::array<std::byte, 128>;
+
+struct Thread {
+  int32_t tid = 0;
+  std::string name;          ///< comm
+  Bytes registers;           ///< struct user_regs_struct: as they are to be when the thread runs again (a
+                             ///< system call that was interrupted is already wound back)
+  Bytes floating_point;      ///< struct user_fpregs_struct (FXSAVE)
+  Bytes xstate;              ///< whole XSAVE area in the origin's layout (Host::xstate)
+  uint64_t signal_mask = 0;
+  AltStack alt_stack;
+  uint64_t robust_list = 0;
+  uint64_t robust_list_size = 0;
+  Rseq rseq;
+  uint64_t clear_child_tid = 0;  ///< as set_tid_address(2)
+  std::vector<PendingSignal> pending;
+  int32_t nice = 0;
+};
+
+/// Bytes that the loader writes into memory last, after the page data. Used where a system call's
+/// argument in memory had to change (the rest of a time-out).
+struct MemoryPatch {
+  uint64_t address = 0;
+  Bytes bytes;
+};
+
+struct SignalAction {
+  int32_t signal = 0;
+  uint64_t handler = 0;  ///< SIG_DFL 0, SIG_IGN 1
+  uint64_t flags = 0;    ///< SA_*, SA_RESTORER included
+  uint64_t restorer = 0;
+  uint64_t mask = 0;
+};
+
+/// setitimer(2); index is ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF.
+struct IntervalTimer {
+  int64_t value_us = 0;  ///< time left; 0: disarmed
+  int64_t interval_us = 0;
+};
+
+struct Limit {
+  uint64_t soft = 0;  ///< RLIM_INFINITY is all ones
+  uint64_t hard = 0;
+};
+
+/// Addresses that the kernel keeps of a process's layout (prctl(PR_SET_MM_MAP)).
+struct MemoryLayout {
+  uint64_t start_code = 0, end_code = 0;
+  uint64_t start_data = 0, end_data = 0;
+  uint64_t start_brk = 0, brk = 0;
+  uint64_t start_stack = 0;
+  uint64_t arg_start = 0, arg_end = 0;
+  uint64_t env_start = 0, env_end = 0;
+};
+
+struct Credentials {
+  uint32_t uid = 0, euid = 0, suid = 0, fsuid = 0;
+  uint32_t gid = 0, egid = 0, sgid = 0, fsgid = 0;
+  std::vector<uint32_t> groups;
+  std::string user;  ///< name of euid at the origin; may be empty
+  uint64_t cap_inheritable = 0, cap_permitted = 0, cap_effective = 0, cap_bounding = 0, cap_ambient = 0;
+};
+
+struct Process {
+  int32_t pid = 0, ppid = 0, pgid = 0, sid = 0;
+  std::string name;                       ///< comm of the thread-group leader
+  std::vector<std::string> command_line;  ///< for people; the process's own copy is in its memory
+  uint32_t executable = 0;                ///< File id, or an Object id when executable_deleted
+  bool executable_deleted = false;
+  std::string cwd;
+  std::string root;
+  uint32_t umask = 022;
+  uint64_t personality = 0;
+  bool dumpable = true;
+  bool no_new_privs = false;
+  int32_t oom_score_adj = 0;
+  int64_t start_time_ns = 0;  ///< CLOCK_BOOTTIME of the origin
+  int32_t stop_signal = 0;    ///< group-stopped by this signal; 0: not stopped
+  Credentials credentials;
+  std::array<Limit, 16> limits{};  ///< by RLIMIT_*
+  std::array<IntervalTimer, 3> timers{};
+  MemoryLayout layout;
+  Bytes auxv;
+  std::vector<SignalAction> actions;  ///< all 64, in order
+  std::vector<PendingSignal> pending;  ///< process-directed
+  std::vector<Thread> threads;         ///< the thread-group leader first
+  std::vector<Mapping> mappings;       ///< by address, not overlapping
+  std::vector<Descriptor> descriptors;
+  std::vector<MemoryPatch> patches;
+};
+
+/// A snapshot without its pages.
+struct Snapshot {
+  Host host;
+  int64_t realtime_ns = 0, monotonic_ns = 0, boottime_ns = 0;  ///< clocks of the process when it was frozen
+  bool moved = false;  ///< the original ends when this is complete
+  bool thin = false;   ///< clean pages and contents of named files were left out
+  std::vector<File> files;
+  std::vector<Object> objects;
+  std::vector<Description> descriptions;
+  std::vector<Process> processes;
+};
+
+/// A run of carried bytes, in the order of the stream. Page-aligned and non-empty; a run of an object may
+/// end off a page at the object's end, the stream then has zeros up to the page.
+struct DataRun {
+  enum class Target : uint8_t {
+    memory,  ///< `range` are addresses in process number `owner`
+    object,  ///< `range` are offsets in Object `owner`
+  };
+  Target target = Target::memory;
+  uint32_t owner = 0;  ///< index into Snapshot::processes, or Object id
+  Range range;
+  bool operator==(const DataRun&) const = default;
+};
+
+/// The element of `items` with that id, or nullptr.
+template <typename T>
+const T* find_id(const std::vector<T>& items, uint32_t id) {
+  for (const T& item : items) {
+    if (item.id == id) return &item;
+  }
+  return nullptr;
+}
+
+}  // namespace rfork::image
