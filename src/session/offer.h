@@ -1,0 +1,70 @@
+// What a client and a daemon say to each other about one restore, as plain data. How it is encoded:
+// messages.h.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "image/host.h"
+#include "image/model.h"
+#include "loader/restore.h"
+
+namespace rfork::session {
+
+/// What the client wants restored: said before the process is frozen, so that a no costs it
+/// nothing.
+struct Offer {
+  bool move = false;  ///< the original ends when the child runs
+  loader::PidMode pid_mode = loader::PidMode::automatic;
+  bool ignore_cpu = false;
+  bool overwrite_files = false;
+  image::Needs needs;  ///< needs.host.name is the origin's name
+  int32_t pid = 0;
+  std::vector<int32_t> tids;
+  std::string name;  ///< comm
+  uint32_t uid = 0;  ///< effective, at the origin
+  std::string user;  ///< its name there; may be empty
+  uint64_t resident_bytes = 0;
+  std::vector<image::File> mapped_files;
+  std::vector<image::File> open_files;
+};
+
+/// The destination accepts.
+struct Answer {
+  /// Paths whose contents need not travel: mapped files that it has with the same contents, open
+  /// files that it sees as the same file.
+  std::set<std::string> present_paths;
+  std::vector<std::string> warnings;  ///< what will be different there, one line each
+};
+
+/// The child stands before its first instruction.
+struct Ready {
+  pid_t pid = 0;                      ///< as the destination's processes see it
+  std::vector<std::string> warnings;  ///< what is different there, one line each
+};
+
+/// The child runs.
+struct Running {
+  std::string child_id;  ///< what rforkctl calls it
+  pid_t pid = 0;
+};
+
+/// What a daemon knows of a move or copy whose connection broke.
+struct Resolution {
+  enum class State {
+    running,  ///< the child was let go, and runs
+    ended,    ///< it was let go, and has ended since
+    aborted,  ///< it was not let go, and never will be
+    unknown,  ///< the daemon knows nothing of it: it was restarted, or has forgotten it
+  };
+  State state = State::unknown;
+  std::string child_id;     ///< running, ended
+  pid_t pid = 0;            ///< running, ended
+  std::string description;  ///< "running", "ended: exit status 3", ... for the person
+};
+
+}  // namespace rfork::session
