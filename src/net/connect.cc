@@ -1,0 +1,95 @@
+#include "net/connect.h"
+
+#include <fmt/format.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <asio/connect.hpp>
+#include <asio/experimental/as_tuple.hpp>
+#include <asio/experimental/awaitable_operators.hpp>
+#include <asio/ip/tcp.hpp>
+#include <asio/steady_timer.hpp>
+#include <asio/this_coro.hpp>
+#include <asio/use_awaitable.hpp>
+#include <exception>
+
+#include "base/error.h"
+#include "base/text.h"
+
+namespace rfork::net {
+
+namespace {
+
+using asio::ip::tcp;
+constexpr auto kAsTuple = asio::experimental::as_tuple(asio::use_awaitable);
+
+[[noreturn]] void fail(const Address& address, const asio::error_code& error) {
+  std::string advice;
+  if (error == asio::error::connection_refused) advice = "is rforkd running there?";
+  throw Refusal(Failure::connection_lost, fmt::format("{}: {}", address.text(), error.message()),
+                advice);
+}
+
+asio::awaitable<UniqueFd> connect_unbounded(Address address) {
+  const auto executor = co_await asio::this_coro::executor;
+  tcp::socket socket(executor);
+  asio::error_code no_number;
+  const auto number = asio::ip::make_address(address.host, no_number);
+  if (!no_number) {
+    const auto [error] = co_await socket.async_connect({number, address.port}, kAsTuple);
+    if (error) fail(address, error);
+  } else {
+    tcp::resolver resolver(executor);
+    const auto [unknown, endpoints] = co_await resolver.async_resolve(
+        address.host, std::to_string(address.port), tcp::resolver::numeric_service, kAsTuple);
+    if (unknown) fail(address, unknown);
+    const auto [error, endpoint] = co_await asio::async_connect(socket, endpoints, kAsTuple);
+    if (error) fail(address, error);
+  }
+  co_return UniqueFd(socket.release());
+}
+
+}  // namespace
+
+void set_tcp_options(int socket) {
+  const auto set = [&](int level, int name, int value) {
+    // Refused on what is no TCP socket; the options only help.
+    (void)::setsockopt(socket, level, name, &value, sizeof value);
+  };
+  set(IPPROTO_TCP, TCP_NODELAY, 1);
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, 10);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
+  set(IPPROTO_TCP, TCP_KEEPCNT, 4);
+}
+
+asio::awaitable<UniqueFd> connect(const Address& address, Wait wait) {
+  using asio::experimental::awaitable_operators::operator||;
+  asio::steady_timer timer(co_await asio::this_coro::executor, wait.timeout);
+  // An exception would make || wait for the timer, so it travels as a value.
+  struct Outcome {
+    UniqueFd socket;
+    std::exception_ptr error;
+  };
+  const auto caught = [](Address to) -> asio::awaitable<Outcome> {
+    try {
+      co_return Outcome{co_await connect_unbounded(std::move(to)), nullptr};
+    } catch (...) {
+      co_return Outcome{{}, std::current_exception()};
+    }
+  };
+  auto first = co_await (caught(address) || timer.async_wait(kAsTuple));
+  if (first.index() == 1) {
+    throw Refusal(Failure::connection_lost,
+                  fmt::format("{} did not take the connection within {}", address.text(),
+                              human_duration_ns(std::chrono::nanoseconds(wait.timeout).count())));
+  }
+  Outcome& outcome = std::get<0>(first);
+  if (outcome.error) std::rethrow_exception(outcome.error);
+  UniqueFd socket = std::move(outcome.socket);
+  set_tcp_options(socket.get());
+  co_return socket;
+}
+
+}  // namespace rfork::net

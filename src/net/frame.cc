@@ -1,0 +1,86 @@
+#include "net/frame.h"
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+
+namespace rfork::net {
+
+std::string_view name_of(FrameType type) {
+  switch (type) {
+    case FrameType::offer:
+      return "OFFER";
+    case FrameType::answer:
+      return "ANSWER";
+    case FrameType::data:
+      return "DATA";
+    case FrameType::end:
+      return "END";
+    case FrameType::ready:
+      return "READY";
+    case FrameType::go:
+      return "GO";
+    case FrameType::running:
+      return "RUNNING";
+    case FrameType::refused:
+      return "REFUSED";
+    case FrameType::abort:
+      return "ABORT";
+    case FrameType::resolve:
+      return "RESOLVE";
+    case FrameType::resolution:
+      return "RESOLUTION";
+    case FrameType::list:
+      return "LIST";
+    case FrameType::child:
+      return "CHILD";
+    case FrameType::logs:
+      return "LOGS";
+    case FrameType::log:
+      return "LOG";
+    case FrameType::kill:
+      return "KILL";
+    case FrameType::wait:
+      return "WAIT";
+    case FrameType::remove:
+      return "REMOVE";
+    case FrameType::waiting:
+      return "WAITING";
+    case FrameType::done:
+      return "DONE";
+  }
+  return "?";
+}
+
+std::optional<size_t> max_body(FrameType type) {
+  if (type == FrameType::offer) return kMaxOfferBody;
+  if (type == FrameType::data) return kMaxDataBody;
+  if (name_of(type) == "?") return std::nullopt;
+  return kMaxControlBody;
+}
+
+std::array<std::byte, kFrameHeaderSize> encode_header(FrameHeader header) {
+  std::array<std::byte, kFrameHeaderSize> bytes{};
+  for (size_t i = 0; i < 4; ++i) bytes[i] = static_cast<std::byte>(header.size >> (8 * i));
+  bytes[4] = static_cast<std::byte>(header.type);
+  return bytes;
+}
+
+FrameHeader decode_header(std::span<const std::byte, kFrameHeaderSize> bytes) {
+  FrameHeader header;
+  for (size_t i = 0; i < 4; ++i) header.size |= static_cast<uint32_t>(bytes[i]) << (8 * i);
+  header.type = static_cast<FrameType>(bytes[4]);
+  const std::optional<size_t> cap = max_body(header.type);
+  if (!cap) {
+    throw Refusal(Failure::connection_lost,
+                  fmt::format("a frame of unknown type {}", static_cast<int>(bytes[4])));
+  }
+  if (header.size > *cap) {
+    throw Refusal(Failure::connection_lost,
+                  fmt::format("a frame {} of {} bytes, where {} is the most", name_of(header.type),
+                              header.size, *cap));
+  }
+  return header;
+}
+
+}  // namespace rfork::net

@@ -1,0 +1,70 @@
+// Frames: what travels on a connection once both ends trust each other.
+//
+//   u32 length of the body, little-endian | u8 type | body
+//
+// A DATA frame's body is raw bytes of the image; every other body is one CBOR item (src/session
+// knows which). The caps stand here, because a length must be judged before the body is read.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "base/io.h"
+
+namespace rfork::net {
+
+enum class FrameType : uint8_t {
+  // A restore, in this order. `refused` and `abort` may come at any time.
+  offer = 1,
+  answer = 2,
+  data = 3,
+  end = 4,
+  ready = 5,
+  go = 6,
+  running = 7,
+  refused = 8,
+  abort = 9,
+  // Questions to a daemon, and what comes back.
+  resolve = 16,
+  resolution = 17,
+  list = 18,
+  child = 19,  ///< one for each child
+  logs = 20,
+  log = 21,  ///< a piece of a log
+  kill = 22,
+  wait = 23,
+  remove = 24,
+  waiting = 25,  ///< nothing new, but still here
+  done = 26,
+};
+
+inline constexpr size_t kFrameHeaderSize = 5;
+inline constexpr size_t kMaxControlBody = 1u << 20;
+inline constexpr size_t kMaxOfferBody = 16u << 20;
+inline constexpr size_t kMaxDataBody = 1u << 20;
+
+/// "OFFER", "DATA", ...; "?" for a type that doesn't exist.
+std::string_view name_of(FrameType type);
+/// The largest body that a frame of this type may have; nullopt for a type that doesn't exist.
+std::optional<size_t> max_body(FrameType type);
+
+struct FrameHeader {
+  FrameType type = FrameType::abort;
+  uint32_t size = 0;  ///< of the body
+};
+
+struct Frame {
+  FrameType type = FrameType::abort;
+  Bytes body;
+};
+
+std::array<std::byte, kFrameHeaderSize> encode_header(FrameHeader header);
+/// Throws Refusal(connection_lost) that names the type or the length when it is no frame of ours.
+FrameHeader decode_header(std::span<const std::byte, kFrameHeaderSize> bytes);
+
+}  // namespace rfork::net
