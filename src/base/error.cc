@@ -37,15 +37,24 @@ std::string json_string(std::string_view text) {
 
 std::string_view name_of(Failure failure) {
   switch (failure) {
-    case Failure::internal: return "internal";
-    case Failure::usage: return "usage";
-    case Failure::cannot_trace: return "cannot_trace";
-    case Failure::cannot_carry: return "cannot_carry";
-    case Failure::destination_refused: return "destination_refused";
-    case Failure::connection_lost: return "connection_lost";
-    case Failure::in_doubt: return "in_doubt";
-    case Failure::bad_image: return "bad_image";
-    case Failure::interrupted: return "interrupted";
+    case Failure::internal:
+      return "internal";
+    case Failure::usage:
+      return "usage";
+    case Failure::cannot_trace:
+      return "cannot_trace";
+    case Failure::cannot_carry:
+      return "cannot_carry";
+    case Failure::destination_refused:
+      return "destination_refused";
+    case Failure::connection_lost:
+      return "connection_lost";
+    case Failure::in_doubt:
+      return "in_doubt";
+    case Failure::bad_image:
+      return "bad_image";
+    case Failure::interrupted:
+      return "interrupted";
   }
   return "unknown";
 }
@@ -60,7 +69,9 @@ void throw_errno(std::string_view operation, std::string_view subject) {
   throw Error(operation, errno, subject);
 }
 
-std::string Reason::line() const { return advice.empty() ? what : what + "; " + advice; }
+std::string Reason::line() const {
+  return advice.empty() ? what : what + "; " + advice;
+}
 
 Refusal::Refusal(Failure failure, std::vector<Reason> reasons)
     : failure_(failure), reasons_(std::move(reasons)), text_(join_lines(reasons_)) {}
@@ -68,8 +79,7 @@ Refusal::Refusal(Failure failure, std::vector<Reason> reasons)
 Refusal::Refusal(Failure failure, std::string what, std::string advice)
     : Refusal(failure, {Reason{std::move(what), std::move(advice)}}) {}
 
-ProcessGone::ProcessGone(int pid)
-    : pid_(pid), text_(fmt::format("process {} has ended", pid)) {}
+ProcessGone::ProcessGone(int pid) : pid_(pid), text_(fmt::format("process {} has ended", pid)) {}
 
 int report_failure(std::string_view program, const std::exception& error, bool json) {
   Failure failure = Failure::internal;

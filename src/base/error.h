@@ -1,8 +1,9 @@
 // What goes wrong, as data.
 //
 // Two types, because two things go wrong:
-//   Error   a call failed that should not have: operation, subject (pid, tid, address, path), errno.
-//   Refusal this can't be done, and that is an answer: one line a reason, each with what to do.
+//   Error   a call failed that should not have: operation, subject (pid, tid, address, path),
+//   errno. Refusal this can't be done, and that is an answer: one line a reason, each with what to
+//   do.
 // Both carry the Failure that decides a program's exit code. main() catches them and prints; a
 // coroutine's root replies with them; nothing in between swallows them.
 #pragma once
@@ -17,10 +18,10 @@ namespace rfork {
 
 /// Why a program ends without having done its work. The values are the documented exit codes.
 enum class Failure : int {
-  internal = 1,             ///< a call failed that should not have
-  usage = 2,                ///< the command line is wrong
-  cannot_trace = 3,         ///< the process can't be attached to: gone, not ours, traced already, ...
-  cannot_carry = 4,         ///< the process has something that can't be taken along
+  internal = 1,      ///< a call failed that should not have
+  usage = 2,         ///< the command line is wrong
+  cannot_trace = 3,  ///< the process can't be attached to: gone, not ours, traced already, ...
+  cannot_carry = 4,  ///< the process has something that can't be taken along
   destination_refused = 5,  ///< the other host said no: key, user, CPU, files, ...
   connection_lost = 6,      ///< no connection, or it broke; the original goes on
   in_doubt = 7,             ///< can't be known which side runs; the original stays frozen
@@ -35,7 +36,8 @@ std::string_view name_of(Failure failure);
 /// `PTRACE_GETREGSET(NT_X86_XSTATE) tid 4711: No such process`.
 class Error : public std::system_error {
  public:
-  /// `errno_value` is positive, as in errno; `subject` names a pid, tid, address or path, or is empty.
+  /// `errno_value` is positive, as in errno; `subject` names a pid, tid, address or path, or is
+  /// empty.
   Error(std::string_view operation, int errno_value, std::string_view subject = {},
         Failure failure = Failure::internal);
 
@@ -52,7 +54,8 @@ class Error : public std::system_error {
 
 /// One reason why not, for the person at the terminal.
 struct Reason {
-  std::string what;    ///< what, on what, and why: `descriptor 5 is an inotify instance, which can't be carried`
+  std::string what;  ///< what, on what, and why: `descriptor 5 is an inotify instance, which can't
+                     ///< be carried`
   std::string advice;  ///< what to do about it: `--drop-fd 5 goes on without it`; may be empty
 
   /// `what; advice` on one line.
@@ -88,8 +91,9 @@ class ProcessGone : public std::exception {
   std::string text_;
 };
 
-/// What a main() does with any exception of these: prints `PROGRAM: line` for each line on stderr (with `json`:
-/// one object {"error": WORD, "reasons": [{"what", "advice"}]} on stdout instead) and gives the exit code.
+/// What a main() does with any exception of these: prints `PROGRAM: line` for each line on stderr
+/// (with `json`: one object {"error": WORD, "reasons": [{"what", "advice"}]} on stdout instead) and
+/// gives the exit code.
 int report_failure(std::string_view program, const std::exception& error, bool json = false);
 
 }  // namespace rfork

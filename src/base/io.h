@@ -22,7 +22,8 @@ using Bytes = std::vector<std::byte>;
 UniqueFd open_or_throw(const std::string& path, int flags, mode_t mode = 0);
 /// The same, but an empty UniqueFd (errno set) when it can't be opened.
 UniqueFd try_open(const std::string& path, int flags, mode_t mode = 0);
-/// openat(2) with O_CLOEXEC, below a directory descriptor. Empty with errno set when it can't be opened.
+/// openat(2) with O_CLOEXEC, below a directory descriptor. Empty with errno set when it can't be
+/// opened.
 UniqueFd try_open_at(int directory, const std::string& path, int flags, mode_t mode = 0);
 
 /// Reads until `buffer` is full or the end of file; gives the number of bytes read. Retries EINTR.

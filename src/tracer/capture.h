@@ -9,7 +9,6 @@
 #include <chrono>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -23,13 +22,16 @@
 namespace rfork::tracer {
 
 struct Options {
-  bool move = false;           ///< the original stays frozen until end_original() or release()
-  std::set<int> drop_fds;      ///< descriptors whose loss is accepted: the child finds them closed
-  bool thin = false;           ///< clean pages and contents of named files are left out
-  bool drop_timers = false;    ///< accepts the loss of POSIX timers
-  /// Checked between steps and chunks; true makes the capture let go and throw Refusal(interrupted).
+  bool move = false;         ///< the original stays frozen until end_original() or release()
+  std::set<int> drop_fds;    ///< descriptors whose loss is accepted: the child finds them closed
+  bool thin = false;         ///< clean pages and contents of named files are left out
+  bool drop_timers = false;  ///< accepts the loss of POSIX timers
+  /// Checked between steps and chunks; true makes the capture let go and throw
+  /// Refusal(interrupted).
   std::function<bool()> interrupted = [] { return false; };
 };
+
+struct Inventory;
 
 /// What is known of a process before it is frozen.
 struct Examination {
@@ -39,40 +41,51 @@ struct Examination {
   std::string user;
   uint64_t resident_bytes = 0;
   image::Needs needs;
-  std::vector<image::File> mapped_files;  ///< that mappings or the executable name; digests where there is no build-id
-  std::vector<image::File> open_files;    ///< that descriptors name (regular files)
-  std::vector<int32_t> tids;
+  std::vector<image::File>
+      mapped_files;  ///< that mappings or the executable name; digests where there is no build-id
+  std::vector<image::File> open_files;  ///< that descriptors or writable shared mappings name
+  std::vector<int32_t> tids;            ///< as the process sees them, its pid first
+  /// Ranges with MADV_DONTFORK or MADV_WIPEONFORK.
+  std::vector<Range> not_forked;
+  std::shared_ptr<const Inventory> inventory;
 };
 
-/// Looks at `pid` without stopping it. Throws Refusal(cannot_trace) when it can't be attached to (gone, zombie, someone
-/// else's, traced, kernel thread, this process, 32-bit), Refusal(cannot_carry) naming everything that can't be taken along.
+/// Looks at `pid` without stopping it. Throws Refusal(cannot_trace) when it can't be attached to
+/// (gone, zombie, someone else's, traced, kernel thread, this process, 32-bit),
+/// Refusal(cannot_carry) naming everything that can't be taken along.
 Examination examine(pid_t pid, const Options& options);
 
 /// A frozen process being read. All calls from the thread that built it (ptrace's rule).
 class Capture {
  public:
-  /// Freezes `pid` and takes its snapshot. Clean pages or contents of the files whose ids (in the Examination) are in
-  /// `present` are not carried: the destination has them. In a copy the original goes on as soon as what a fork does
-  /// not copy has been read: before this returns, if that is little.
-  Capture(const Examination& examination, const Options& options, const std::set<std::string>& present_paths);
-  /// Lets the original go on, unharmed, unless it was ended.
+  /// Freezes the examined process and takes its snapshot. Clean pages or contents of the files
+  /// whose paths are in `present` are not carried: the destination has them. In a copy the original
+  /// goes on as soon as what a fork does not copy has been read: before this returns, if that is
+  /// little.
+  Capture(const Examination& examination, const Options& options,
+          const std::set<std::string>& present);
+  /// Lets the original go on, unharmed, unless it was ended or left stopped.
   ~Capture();
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
 
   const image::Snapshot& snapshot() const;
   std::span<const image::DataRun> runs() const;
-  /// The next page data, in the order of runs(), each run padded with zeros to a page. Fills `buffer` but for the
-  /// last time; 0 at the end. Throws ProcessGone, Error.
+  /// The next page data, in the order of runs(), each run padded with zeros to a page. Fills
+  /// `buffer` but for the last time; gives the number of bytes, 0 at the end. Throws ProcessGone,
+  /// Error, Refusal(interrupted).
   size_t read(std::span<std::byte> buffer);
 
   /// How long the original has been (or was) frozen.
   std::chrono::nanoseconds paused() const;
-  /// Before the commit of a move: the original stays frozen (stopped, as by SIGSTOP) even if this program dies.
+  /// Before the commit of a move: the original stays frozen (stopped, as by SIGSTOP) even if this
+  /// program dies.
   void hold_original();
-  /// The commit of a move: SIGKILL.
+  /// The commit of a move: SIGKILL. Returns when it is gone.
   void end_original();
   /// The original goes on, now.
   void release();
-  /// The original stays stopped and is left so (in doubt).
+  /// The original stays stopped and is left so (in doubt): SIGCONT lets it go on, SIGKILL ends it.
   void leave_stopped();
 
  private:

@@ -1,0 +1,335 @@
+// capture, from top to bottom: freeze, read what only the frozen process tells, fork its memory,
+// let it go, describe the rest from the copy. Every order below has a reason; the reasons stand
+// where the order is.
+#include "tracer/capture.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstring>
+
+#include "base/clock.h"
+#include "base/io.h"
+#include "tracer/contents.h"
+#include "tracer/forked_copy.h"
+#include "tracer/inventory.h"
+#include "tracer/proc_text.h"
+#include "tracer/process_state.h"
+#include "tracer/ptrace.h"
+#include "tracer/remote_syscalls.h"
+#include "tracer/thread_state.h"
+
+namespace rfork::tracer {
+
+namespace {
+
+// What a fork does not copy is kept in memory if it is no more than this, so that the original can
+// go on at once; if it is more, the original waits until it has been streamed.
+constexpr uint64_t kEarlyReadLimit = 12u << 20;
+
+uint64_t padded_total(const std::vector<Piece>& pieces) {
+  uint64_t total = 0;
+  for (const Piece& piece : pieces) total += image::padded_size(piece.run);
+  return total;
+}
+
+std::optional<Range> vdso_range(const std::vector<MapsLine>& maps) {
+  for (const MapsLine& line : maps) {
+    if (line.name == "[vdso]") return line.range;
+  }
+  return std::nullopt;
+}
+
+// The memory layout that was examined has changed in what a fork does not copy, between then and
+// the freeze.
+bool fork_would_lose(const std::vector<MapsLine>& maps, const std::vector<MapsLine>& copied,
+                     const std::vector<Range>& not_forked) {
+  const auto known = [&](const Range& range) {
+    return std::any_of(not_forked.begin(), not_forked.end(),
+                       [&](const Range& other) { return other.overlaps(range); });
+  };
+  const auto in_copy = [&](const Range& range) {
+    return std::any_of(copied.begin(), copied.end(),
+                       [&](const MapsLine& line) { return line.range.overlaps(range); });
+  };
+  return std::any_of(maps.begin(), maps.end(), [&](const MapsLine& line) {
+    return !in_copy(line.range) && !known(line.range);
+  });
+}
+
+}  // namespace
+
+struct Capture::State {
+  const Examination& examination;
+  Options options;
+  pid_t pid;
+  ProcessMemory original;
+  std::unique_ptr<StoppedProcess> stopped;
+  std::unique_ptr<InjectionSite> site;
+  std::unique_ptr<ForkedCopy> copy;
+  std::chrono::nanoseconds paused{0};
+  bool held = false;
+  bool ended = false;
+
+  Inventory inventory;
+  image::Snapshot snapshot;
+  std::vector<image::DataRun> runs;
+  std::vector<Piece> pieces;
+  size_t pieces_of_original = 0;  // the first ones, to be read while the original stands still
+  Bytes early;                    // their bytes, when they were few
+  bool read_early = false;
+
+  size_t next_piece = 0;
+  uint64_t offset = 0;  // into pieces[next_piece], padding included
+  uint64_t early_offset = 0;
+
+  State(const Examination& examined, const Options& wanted)
+      : examination(examined), options(wanted), pid(examined.pid), original(examined.pid) {}
+
+  void check_interrupted() const {
+    if (options.interrupted())
+      throw Refusal(Failure::interrupted, fmt::format("interrupted; {} goes on", pid));
+  }
+  const ProcessMemory& snapshot_memory() const { return copy ? copy->memory() : original; }
+  pid_t snapshot_pid() const { return copy ? copy->pid() : pid; }
+
+  void freeze(std::vector<MapsLine>& maps);
+  void read_threads(image::Process& process);
+  void read_process_wide(image::Process& process, const std::vector<MapsLine>& maps);
+  void take_stock(const std::vector<MapsLine>& maps, const std::set<std::string>& present);
+  void read_early_pieces();
+  void describe_copy(image::Process& process);
+  void assemble(image::Process process);
+  void let_go();
+};
+
+void Capture::State::freeze(std::vector<MapsLine>& maps) {
+  stopped = std::make_unique<StoppedProcess>(pid, options.interrupted);
+  snapshot.realtime_ns = clock_ns(CLOCK_REALTIME);
+  snapshot.monotonic_ns = clock_ns(CLOCK_MONOTONIC);
+  snapshot.boottime_ns = clock_ns(CLOCK_BOOTTIME);
+  maps = parse_maps(read_file(fmt::format("/proc/{}/maps", pid)));
+  const auto vdso = vdso_range(maps);
+  if (vdso) stopped->leave_range(*vdso);
+  // Before the first injected call, after which the kernel would have forgotten the section.
+  for (StoppedThread& thread : stopped->threads()) abort_rseq_section(thread, original);
+  site = std::make_unique<InjectionSite>(pid, original, vdso.value_or(Range{}));
+}
+
+void Capture::State::read_threads(image::Process& process) {
+  for (StoppedThread& thread : stopped->threads()) {
+    CapturedThread captured = capture_thread(pid, thread, original, *site);
+    process.threads.push_back(std::move(captured.thread));
+    if (captured.patch) process.patches.push_back(std::move(*captured.patch));
+  }
+  process.pending = pending_signals(pid, true);
+  process.stop_signal = stopped->stop_signal();
+}
+
+// Through injected calls of the main thread: what a fork has not (timers), then the fork itself.
+// Without a fork (a move, or the process forbids it) the rest is asked here too.
+void Capture::State::read_process_wide(image::Process& process, const std::vector<MapsLine>& maps) {
+  const StoppedThread& main_thread = stopped->threads().front();
+  user_regs_struct going_on;
+  std::memcpy(&going_on, process.threads.front().registers.data(), sizeof going_on);
+  RemoteSyscalls calls(main_thread, original, *site, going_on);
+  ask_timers(calls, original, process);
+  if (!options.move) copy = ForkedCopy::make(calls, pid, *site);
+  if (copy) {
+    const auto copied = parse_maps(read_file(fmt::format("/proc/{}/maps", copy->pid())));
+    if (fork_would_lose(maps, copied, examination.not_forked)) copy.reset();
+  }
+  if (!copy) ask_process(calls, original, process);
+}
+
+void Capture::State::take_stock(const std::vector<MapsLine>& maps,
+                                const std::set<std::string>& present) {
+  InventoryInput input;
+  input.pid = pid;
+  input.maps = maps;
+  // A fork keeps the flags of mappings, but for memory locks.
+  const auto status = parse_status(read_file(fmt::format("/proc/{}/status", pid)));
+  const auto locked = status.find("VmLck");
+  const bool from_copy =
+      copy && locked != status.end() && locked->second == "0 kB" && examination.not_forked.empty();
+  input.smaps =
+      parse_smaps(read_file(fmt::format("/proc/{}/smaps", from_copy ? copy->pid() : pid)));
+  input.drop_fds = options.drop_fds;
+  input.earlier = examination.inventory.get();
+  inventory = take_inventory(input);
+  if (!inventory.obstacles.empty()) throw Refusal(Failure::cannot_carry, inventory.obstacles);
+  add_file_objects(inventory, pid, {options.thin, present});
+  pieces = pieces_that_no_fork_copies(inventory, original, examination.not_forked);
+  pieces_of_original = pieces.size();
+}
+
+void Capture::State::read_early_pieces() {
+  if (options.move || !copy || padded_total(pieces) > kEarlyReadLimit) return;
+  early.resize(padded_total(pieces));
+  std::span<std::byte> rest(early);
+  for (const Piece& piece : pieces) {
+    const size_t size = image::padded_size(piece.run);
+    read_piece(piece, 0, rest.first(size));
+    rest = rest.subspan(size);
+  }
+  read_early = true;
+}
+
+// Signal actions and the like, asked through the copy: it is never let run, so nothing of it needs
+// to be put back.
+void Capture::State::describe_copy(image::Process& process) {
+  StoppedThread thread;
+  thread.tid = copy->pid();
+  thread.registers = registers(copy->pid());
+  {
+    RemoteSyscalls calls(thread, copy->memory(), *site, thread.registers);
+    ask_process(calls, copy->memory(), process);
+  }
+  site->remove_from(copy->memory());
+}
+
+void Capture::State::let_go() {
+  if (!stopped) return;
+  if (site) site->remove(pid);
+  paused = std::chrono::steady_clock::now() - stopped->stopped_at();
+  stopped.reset();
+}
+
+void Capture::State::assemble(image::Process process) {
+  const auto rest = pieces_of_snapshot(inventory, snapshot_memory(), examination.not_forked);
+  pieces.insert(pieces.end(), rest.begin(), rest.end());
+  for (const Piece& piece : pieces) runs.push_back(piece.run);
+  process.executable = inventory.executable;
+  process.executable_deleted = inventory.executable_deleted;
+  process.mappings = inventory.mappings;
+  process.descriptors = inventory.descriptors;
+  snapshot.host = examination.needs.host;
+  snapshot.moved = options.move;
+  snapshot.thin = options.thin;
+  snapshot.files = inventory.files;
+  snapshot.objects = inventory.objects;
+  snapshot.descriptions = inventory.descriptions;
+  snapshot.processes.push_back(std::move(process));
+}
+
+Capture::Capture(const Examination& examination, const Options& options,
+                 const std::set<std::string>& present)
+    : state_(std::make_unique<State>(examination, options)) {
+  State& state = *state_;
+  std::vector<MapsLine> maps;
+  state.freeze(maps);
+  image::Process process = read_process(state.pid);
+  state.read_threads(process);
+  state.read_process_wide(process, maps);
+  state.take_stock(maps, present);
+  state.check_interrupted();
+  state.read_early_pieces();
+  if (state.read_early) state.let_go();
+  if (state.copy) {
+    state.describe_copy(process);
+  } else {
+    // All injected calls are made: what is read from now on is the process as it was.
+    state.site->remove(state.pid);
+  }
+  state.assemble(std::move(process));
+}
+
+Capture::~Capture() {
+  try {
+    release();
+  } catch (const std::exception&) {
+    // The process has ended meanwhile: nothing is left to let go.
+  }
+}
+
+const image::Snapshot& Capture::snapshot() const {
+  return state_->snapshot;
+}
+std::span<const image::DataRun> Capture::runs() const {
+  return state_->runs;
+}
+
+size_t Capture::read(std::span<std::byte> buffer) {
+  State& state = *state_;
+  state.check_interrupted();
+  size_t done = 0;
+  while (done < buffer.size() && state.next_piece < state.pieces.size()) {
+    const Piece& piece = state.pieces[state.next_piece];
+    const uint64_t piece_size = image::padded_size(piece.run);
+    const size_t size =
+        static_cast<size_t>(std::min<uint64_t>(buffer.size() - done, piece_size - state.offset));
+    const std::span<std::byte> target = buffer.subspan(done, size);
+    if (state.read_early && state.next_piece < state.pieces_of_original) {
+      std::memcpy(target.data(), state.early.data() + state.early_offset, size);
+      state.early_offset += size;
+    } else {
+      read_piece(piece, state.offset, target);
+    }
+    done += size;
+    state.offset += size;
+    if (state.offset < piece_size) continue;
+    state.offset = 0;
+    ++state.next_piece;
+    if (state.next_piece == state.pieces_of_original && state.copy) state.let_go();
+  }
+  if (state.next_piece == state.pieces.size() && !state.options.move) state.let_go();
+  return done;
+}
+
+std::chrono::nanoseconds Capture::paused() const {
+  if (state_->stopped) return std::chrono::steady_clock::now() - state_->stopped->stopped_at();
+  return state_->paused;
+}
+
+// The signal stays pending while the threads are in ptrace's stop. If we die, each thread looks for
+// signals before it runs on, the first finds this one, and job control stops them all.
+void Capture::hold_original() {
+  State& state = *state_;
+  if (!state.stopped || state.stopped->stop_signal() != 0) return;
+  if (::kill(state.pid, SIGSTOP) != 0) throw_errno("kill(SIGSTOP)", std::to_string(state.pid));
+  state.held = true;
+}
+
+void Capture::end_original() {
+  State& state = *state_;
+  if (!state.stopped) return;
+  state.paused = paused();
+  if (::kill(state.pid, SIGKILL) != 0) throw_errno("kill(SIGKILL)", std::to_string(state.pid));
+  // The leader is reported after all others.
+  const std::vector<StoppedThread> threads = state.stopped->threads();
+  for (auto thread = threads.rbegin(); thread != threads.rend(); ++thread) {
+    try {
+      while (!wait_for(thread->tid).gone()) {
+      }
+    } catch (const ProcessGone&) {
+      // Already gone.
+    }
+  }
+  state.stopped.reset();
+}
+
+void Capture::release() {
+  State& state = *state_;
+  if (!state.stopped) return;
+  if (state.held) {
+    // Take the stop signal back: a thread that runs on meets it before anything else.
+    resume(state.pid, PTRACE_CONT);
+    const WaitStatus status = wait_for(state.pid);
+    if (status.gone()) throw ProcessGone(state.pid);
+    state.held = false;
+  }
+  state.let_go();
+}
+
+void Capture::leave_stopped() {
+  State& state = *state_;
+  if (!state.stopped) return;
+  if (!state.held) hold_original();
+  state.let_go();
+}
+
+}  // namespace rfork::tracer

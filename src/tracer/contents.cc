@@ -1,0 +1,243 @@
+#include "tracer/contents.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/io.h"
+#include "image/format.h"
+#include "tracer/page_scan.h"
+
+namespace rfork::tracer {
+
+namespace {
+
+using image::DataRun;
+using image::Mapping;
+using image::Object;
+
+constexpr uint64_t kPage = image::kPageSize;
+
+uint64_t page_down(uint64_t value) {
+  return value & ~(kPage - 1);
+}
+uint64_t page_up(uint64_t value) {
+  return (value + kPage - 1) & ~(kPage - 1);
+}
+
+bool is_private_memory(const Mapping& mapping) {
+  return !mapping.shared && mapping.kind != Mapping::Kind::vdso &&
+         mapping.kind != Mapping::Kind::vvar;
+}
+
+bool overlaps_any(const std::vector<Range>& ranges, const Range& range) {
+  return std::any_of(ranges.begin(), ranges.end(),
+                     [&](const Range& other) { return other.overlaps(range); });
+}
+
+// Ranges of `fd` that hold data, page-aligned but for the end of the file.
+std::vector<Range> data_ranges(int fd, uint64_t size) {
+  std::vector<Range> ranges;
+  for (uint64_t at = 0; at < size;) {
+    const off_t data = ::lseek(fd, static_cast<off_t>(at), SEEK_DATA);
+    if (data < 0 && errno == ENXIO) break;
+    if (data < 0) return {{0, size}};  // a file system without holes
+    off_t hole = ::lseek(fd, data, SEEK_HOLE);
+    if (hole < 0) hole = static_cast<off_t>(size);
+    const Range range{page_down(static_cast<uint64_t>(data)),
+                      std::min(page_up(static_cast<uint64_t>(hole)), size)};
+    if (range.start >= range.end) break;
+    if (!ranges.empty() && ranges.back().end >= range.start) {
+      ranges.back().end = range.end;
+    } else {
+      ranges.push_back(range);
+    }
+    at = range.end;
+  }
+  return ranges;
+}
+
+// Ranges of a backing that mappings show, each with an address where it can be read; not
+// overlapping.
+struct Window {
+  Range range;
+  uint64_t address = 0;
+};
+std::vector<Window> windows(const Inventory& inventory, Mapping::Kind kind, uint32_t backing,
+                            uint64_t size) {
+  std::vector<Window> all;
+  for (const Mapping& mapping : inventory.mappings) {
+    if (mapping.kind != kind || mapping.backing != backing || mapping.offset >= size) continue;
+    const uint64_t end = std::min(mapping.offset + mapping.range.size(), size);
+    all.push_back({{mapping.offset, end}, mapping.range.start});
+  }
+  std::sort(all.begin(), all.end(),
+            [](const Window& a, const Window& b) { return a.range.start < b.range.start; });
+  std::vector<Window> disjoint;
+  uint64_t covered = 0;
+  for (Window window : all) {
+    if (window.range.end <= covered) continue;
+    const uint64_t start = std::max(window.range.start, page_up(covered));
+    if (start >= window.range.end) continue;
+    disjoint.push_back({{start, window.range.end}, window.address + (start - window.range.start)});
+    covered = window.range.end;
+  }
+  return disjoint;
+}
+
+void add_windows(std::vector<Piece>& pieces, const Inventory& inventory, const Object& object,
+                 Mapping::Kind kind, uint32_t backing, int fd, const ProcessMemory& memory) {
+  for (const Window& window : windows(inventory, kind, backing, object.size)) {
+    Piece piece;
+    piece.run = {DataRun::Target::object, object.id, window.range};
+    piece.fd = fd;
+    piece.memory = &memory;
+    piece.address = window.address;
+    pieces.push_back(piece);
+  }
+}
+
+void add_memory_runs(std::vector<Piece>& pieces, const PageScanner& scanner,
+                     const ProcessMemory& memory, const Mapping& mapping) {
+  // A page of zeros over a file's page is a change; over nothing it is nothing.
+  const bool skip_zero = mapping.kind == Mapping::Kind::anonymous;
+  for (const Range& run :
+       scanner.find(mapping.range, PageScanner::Want::private_pages, skip_zero)) {
+    Piece piece;
+    piece.run = {DataRun::Target::memory, 0, run};
+    piece.memory = &memory;
+    piece.address = run.start;
+    pieces.push_back(piece);
+  }
+}
+
+// Contents of an object that has no descriptor: only what mappings show of it, without the zero
+// pages.
+void add_mapped_object(std::vector<Piece>& pieces, const Inventory& inventory, const Object& object,
+                       const ProcessMemory& original) {
+  const PageScanner scanner(original);
+  for (const Window& window : windows(inventory, Mapping::Kind::object, object.id, object.size)) {
+    const Range addresses{window.address, window.address + page_up(window.range.size())};
+    for (const Range& run : scanner.without_zero_pages({addresses})) {
+      const uint64_t offset = window.range.start + (run.start - window.address);
+      Piece piece;
+      piece.run = {
+          DataRun::Target::object, object.id, {offset, std::min(offset + run.size(), object.size)}};
+      piece.memory = &original;
+      piece.address = run.start;
+      pieces.push_back(piece);
+    }
+  }
+}
+
+}  // namespace
+
+void add_file_objects(Inventory& inventory, pid_t pid, const ContentsOptions& options) {
+  if (options.thin) return;
+  std::vector<Reason> reasons;
+  for (const image::File& file : inventory.files) {
+    const bool whole = inventory.open_files.contains(file.id);
+    if (options.present.contains(file.path)) continue;
+    if (!whole && !inventory.mapped_files.contains(file.id)) continue;
+    UniqueFd fd = open_in_process(pid, file.path, O_RDONLY);
+    if (!fd && whole) {
+      reasons.push_back({fmt::format("the contents of {} can't be read: {}", file.path,
+                                     std::generic_category().message(errno)),
+                         "make it readable, or put it on the destination"});
+      continue;
+    }
+    Object object;
+    object.kind = whole ? Object::Kind::file : Object::Kind::file_pages;
+    object.name = file.path;
+    object.size = file.size;
+    object.mode = file.mode & 07777;
+    object.file = file.id;
+    object.id = static_cast<uint32_t>(inventory.objects.size() + 1);
+    inventory.objects.push_back(object);
+    inventory.object_sources[object.id] = {std::move(fd), 0, 0};
+  }
+  if (!reasons.empty()) throw Refusal(Failure::cannot_carry, reasons);
+}
+
+std::vector<Piece> pieces_that_no_fork_copies(const Inventory& inventory,
+                                              const ProcessMemory& original,
+                                              const std::vector<Range>& not_forked) {
+  std::vector<Piece> pieces;
+  for (const Object& object : inventory.objects) {
+    if (object.kind == Object::Kind::file_pages) continue;
+    const int fd = inventory.object_sources.at(object.id).fd.get();
+    if (fd < 0) {
+      add_mapped_object(pieces, inventory, object, original);
+      continue;
+    }
+    for (const Range& range : data_ranges(fd, object.size)) {
+      Piece piece;
+      piece.run = {DataRun::Target::object, object.id, range};
+      piece.fd = fd;
+      pieces.push_back(piece);
+    }
+  }
+  if (not_forked.empty()) return pieces;
+  const PageScanner scanner(original);
+  for (const Mapping& mapping : inventory.mappings) {
+    if (is_private_memory(mapping) && overlaps_any(not_forked, mapping.range)) {
+      add_memory_runs(pieces, scanner, original, mapping);
+    }
+  }
+  return pieces;
+}
+
+std::vector<Piece> pieces_of_snapshot(const Inventory& inventory, const ProcessMemory& memory,
+                                      const std::vector<Range>& not_forked) {
+  std::vector<Piece> pieces;
+  for (const Object& object : inventory.objects) {
+    if (object.kind != Object::Kind::file_pages) continue;
+    const int fd = inventory.object_sources.at(object.id).fd.get();
+    add_windows(pieces, inventory, object, Mapping::Kind::file, *object.file, fd, memory);
+  }
+  const PageScanner scanner(memory);
+  for (const Mapping& mapping : inventory.mappings) {
+    if (mapping.kind == Mapping::Kind::vdso) {
+      Piece piece;
+      piece.run = {DataRun::Target::memory, 0, mapping.range};
+      piece.memory = &memory;
+      piece.address = mapping.range.start;
+      pieces.push_back(piece);
+    } else if (is_private_memory(mapping) && !overlaps_any(not_forked, mapping.range)) {
+      add_memory_runs(pieces, scanner, memory, mapping);
+    }
+  }
+  return pieces;
+}
+
+void read_piece(const Piece& piece, uint64_t offset, std::span<std::byte> buffer) {
+  const uint64_t size = piece.run.range.size();
+  const size_t wanted =
+      offset >= size ? 0 : static_cast<size_t>(std::min<uint64_t>(buffer.size(), size - offset));
+  std::span<std::byte> rest = buffer.first(wanted);
+  if (piece.fd < 0) {
+    piece.memory->read(piece.address + offset, rest);
+  } else {
+    uint64_t at = piece.run.range.start + offset;
+    while (!rest.empty()) {
+      const ssize_t n = ::pread(piece.fd, rest.data(), rest.size(), static_cast<off_t>(at));
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) {
+        const std::string subject =
+            try_read_link(fmt::format("/proc/self/fd/{}", piece.fd)).value_or("?");
+        throw Error("read (was the file cut meanwhile?)", n == 0 ? EIO : errno, subject,
+                    Failure::cannot_carry);
+      }
+      rest = rest.subspan(static_cast<size_t>(n));
+      at += static_cast<uint64_t>(n);
+    }
+  }
+  std::memset(buffer.data() + wanted, 0, buffer.size() - wanted);
+}
+
+}  // namespace rfork::tracer

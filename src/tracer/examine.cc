@@ -1,0 +1,137 @@
+#include <dirent.h>
+#include <elf.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "base/io.h"
+#include "tracer/capture.h"
+#include "tracer/inventory.h"
+#include "tracer/proc_text.h"
+#include "tracer/process_state.h"
+#include "tracer/stopped_process.h"
+
+namespace rfork::tracer {
+
+namespace {
+
+// The flag of a kernel thread in /proc/PID/stat (include/linux/sched.h).
+constexpr unsigned long kKernelThread = 0x00200000;
+
+[[noreturn]] void refuse(std::string what, std::string advice = {}) {
+  throw Refusal(Failure::cannot_trace, std::move(what), std::move(advice));
+}
+
+void refuse_what_has_no_memory(pid_t pid) {
+  if (pid == ::getpid())
+    refuse(fmt::format("process {} is rfork-trace itself", pid), "name another process");
+  const auto text = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/status", pid));
+  if (!text) refuse(fmt::format("there is no process {}", pid));
+  const auto status = parse_status(*text);
+  const auto value = [&](const char* key) {
+    const auto found = status.find(key);
+    return found == status.end() ? std::string() : found->second;
+  };
+  if (value("Tgid") != std::to_string(pid)) {
+    refuse(fmt::format("{} is a thread of process {}", pid, value("Tgid")),
+           fmt::format("trace {}", value("Tgid")));
+  }
+  if (value("State").starts_with("Z") || value("State").starts_with("X")) {
+    refuse(
+        fmt::format("process {} is a zombie: it has ended, and its parent {} hasn't waited for it",
+                    pid, value("PPid")));
+  }
+  const auto stat = parse_stat_fields(read_file(fmt::format("/proc/{}/stat", pid)));
+  if ((std::stoul(stat.at(9 - 3)) & kKernelThread) != 0) {
+    refuse(
+        fmt::format("process {} ({}) is a thread of the kernel, no program", pid, value("Name")));
+  }
+  if (value("TracerPid") != "0") refuse_seize(pid, EPERM);
+}
+
+void refuse_what_is_not_64_bit(pid_t pid) {
+  const std::string path = fmt::format("/proc/{}/exe", pid);
+  const UniqueFd exe = try_open(path, O_RDONLY);
+  Elf64_Ehdr header{};
+  if (!exe || read_full(exe.get(), std::as_writable_bytes(std::span(&header, 1)), path) < EI_NIDENT)
+    return;
+  if (header.e_ident[EI_CLASS] == ELFCLASS32) {
+    refuse(fmt::format("process {} is a 32-bit program", pid),
+           "rfork carries 64-bit programs only");
+  }
+}
+
+// The memory of a process is the first thing that the kernel guards as it does ptrace, so this
+// finds out without touching it whether it may be traced.
+void refuse_what_may_not_be_read(pid_t pid) {
+  if (try_open(fmt::format("/proc/{}/mem", pid), O_RDONLY)) return;
+  refuse_seize(pid, errno);
+}
+
+std::vector<int32_t> inner_tids(pid_t pid) {
+  std::vector<int32_t> tids;
+  const std::string path = fmt::format("/proc/{}/task", pid);
+  std::unique_ptr<DIR, int (*)(DIR*)> directory(::opendir(path.c_str()), ::closedir);
+  if (!directory) throw ProcessGone(pid);
+  while (const dirent* entry = ::readdir(directory.get())) {
+    if (entry->d_name[0] == '.') continue;
+    const auto text = try_read_file_at(AT_FDCWD, fmt::format("{}/{}/status", path, entry->d_name));
+    if (!text) continue;
+    const std::string ids = parse_status(*text).at("NSpid");
+    tids.push_back(std::stoi(ids.substr(ids.find_last_of('\t') + 1)));
+  }
+  return tids;
+}
+
+}  // namespace
+
+Examination examine(pid_t pid, const Options& options) {
+  refuse_what_has_no_memory(pid);
+  refuse_what_may_not_be_read(pid);
+  refuse_what_is_not_64_bit(pid);
+
+  const std::string directory = fmt::format("/proc/{}/", pid);
+  InventoryInput input;
+  input.pid = pid;
+  input.smaps = parse_smaps(read_file(directory + "smaps"));
+  input.maps = parse_maps(read_file(directory + "maps"));
+  input.drop_fds = options.drop_fds;
+  auto inventory = std::make_shared<Inventory>(take_inventory(input));
+
+  find_process_obstacles(pid, options.drop_timers, inventory->obstacles);
+  if (!inventory->obstacles.empty()) throw Refusal(Failure::cannot_carry, inventory->obstacles);
+
+  Examination result;
+  result.pid = pid;
+  image::Snapshot sketch;
+  sketch.host = image::this_host();
+  sketch.processes.push_back(read_process(pid));
+  sketch.processes[0].mappings = inventory->mappings;
+  result.name = sketch.processes[0].name;
+  result.euid = sketch.processes[0].credentials.euid;
+  result.user = sketch.processes[0].credentials.user;
+  result.needs = image::needs_of(sketch);
+  const auto status = parse_status(read_file(directory + "status"));
+  if (const auto rss = status.find("VmRSS"); rss != status.end()) {
+    result.resident_bytes = std::stoull(rss->second) * 1024;
+  }
+  for (const image::File& file : inventory->files) {
+    if (inventory->open_files.contains(file.id)) {
+      result.open_files.push_back(file);
+    } else {
+      result.mapped_files.push_back(file);
+    }
+  }
+  result.tids = inner_tids(pid);
+  for (const image::Mapping& mapping : inventory->mappings) {
+    const uint32_t kNotForked = image::Mapping::dont_fork | image::Mapping::wipe_on_fork;
+    if ((mapping.advice & kNotForked) != 0) result.not_forked.push_back(mapping.range);
+  }
+  result.inventory = std::move(inventory);
+  return result;
+}
+
+}  // namespace rfork::tracer

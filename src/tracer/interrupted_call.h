@@ -1,0 +1,37 @@
+// System calls that our stop interrupted: how the thread goes on as if nothing had been.
+//
+// A blocked call that is interrupted leaves -ERESTART* in rax, and the kernel winds the thread back
+// when it runs on. The image must be wound back already: there the call is simply made again. For a
+// call with a relative time-out the kernel keeps the deadline in a restart block, which no other
+// host and no signal frame has: the call is made again with the rest of its time. Some calls
+// (epoll_wait, sigtimedwait, semop, see signal(7)) give EINTR even for a stop; a program would see
+// an error that it would not have seen, so they are made again too, at the origin as well.
+#pragma once
+
+#include <sys/user.h>
+
+#include <cstdint>
+#include <optional>
+
+#include "base/io.h"
+#include "image/model.h"
+#include "tracer/process_memory.h"
+#include "tracer/stopped_process.h"
+
+namespace rfork::tracer {
+
+struct GoingOn {
+  user_regs_struct registers{};  ///< to run on with: the call is made again
+  std::optional<image::MemoryPatch>
+      patch;  ///< memory that these registers need (a shorter time-out, below the red zone)
+  bool repeats_eintr = false;  ///< the origin's thread needs these registers too
+};
+
+/// How `thread` goes on elsewhere, or after a signal frame took the place of the kernel's restart
+/// block. `now` is the scheduler's mark after the stop, compared with the thread's mark before;
+/// without them a time-out starts anew (never shorter than it was). `signal_waits`: an unblocked
+/// signal is pending, so that an EINTR is the program's own.
+GoingOn after_interruption(const StoppedThread& thread, const ProcessMemory& memory,
+                           const std::optional<SleepMark>& now, bool signal_waits);
+
+}  // namespace rfork::tracer

@@ -1,0 +1,167 @@
+#include <linux/futex.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <ctime>
+
+#include "tracer/interrupted_call.h"
+
+namespace rfork::tracer {
+
+namespace {
+
+// include/linux/errno.h of the kernel: never seen by programs.
+constexpr int64_t kRestartSys = -512;
+constexpr int64_t kRestartNoIntr = -513;
+constexpr int64_t kRestartNoHandler = -514;
+constexpr int64_t kRestartBlock = -516;
+
+constexpr uint64_t kRedZone = 128;
+constexpr uint64_t kSystemCallSize = 2;  // 0f 05
+
+using Register = unsigned long long user_regs_struct::*;
+
+// Where a call keeps its relative time-out, and as what.
+struct TimeOut {
+  enum class Form { none, milliseconds, timespec_pointer, sleep } form = Form::none;
+  Register holder = nullptr;
+  Register remainder = nullptr;  // of a sleep: where the kernel has written the rest already
+};
+
+TimeOut time_out_of(const user_regs_struct& regs) {
+  using Form = TimeOut::Form;
+  switch (static_cast<long>(regs.orig_rax)) {
+    case SYS_nanosleep:
+      return {Form::sleep, &user_regs_struct::rdi, &user_regs_struct::rsi};
+    case SYS_clock_nanosleep:
+      if ((regs.rsi & TIMER_ABSTIME) != 0) return {};
+      return {Form::sleep, &user_regs_struct::rdx, &user_regs_struct::r10};
+    case SYS_poll:
+      return {Form::milliseconds, &user_regs_struct::rdx};
+    case SYS_futex:
+      // Only FUTEX_WAIT counts from now; the others name a moment.
+      if ((regs.rsi & FUTEX_CMD_MASK) != FUTEX_WAIT) return {};
+      return {Form::timespec_pointer, &user_regs_struct::r10};
+    case SYS_epoll_wait:
+    case SYS_epoll_pwait:
+      return {Form::milliseconds, &user_regs_struct::r10};
+    case SYS_epoll_pwait2:
+      return {Form::timespec_pointer, &user_regs_struct::r10};
+    case SYS_rt_sigtimedwait:
+      return {Form::timespec_pointer, &user_regs_struct::rdx};
+    case SYS_semtimedop:
+      return {Form::timespec_pointer, &user_regs_struct::r10};
+    case SYS_io_getevents:
+      return {Form::timespec_pointer, &user_regs_struct::r8};
+    default:
+      return {};
+  }
+}
+
+// Calls that give EINTR for a stop without any signal (signal(7), "Interruption of system calls ...
+// by stop signals"), and for which making them again is the same as having gone on waiting.
+bool gives_eintr_for_a_stop(long number) {
+  switch (number) {
+    case SYS_epoll_wait:
+    case SYS_epoll_pwait:
+    case SYS_epoll_pwait2:
+    case SYS_rt_sigtimedwait:
+    case SYS_semop:
+    case SYS_semtimedop:
+    case SYS_io_getevents:
+    case SYS_accept:
+    case SYS_accept4:
+    case SYS_recvfrom:
+    case SYS_recvmsg:
+    case SYS_sendto:
+    case SYS_sendmsg:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// How long the thread had been asleep in this very call. The marks are the thread's own, so that
+// the clocks of different processors don't matter; one switch between them means that it slept and
+// was stopped, and nothing else.
+int64_t slept_ns(const StoppedThread& thread, const std::optional<SleepMark>& now) {
+  if (!thread.slept_since || !now) return 0;
+  if (now->switches != thread.slept_since->switches + 1) return 0;
+  return static_cast<int64_t>(std::max(0.0, now->last_ran_ms - thread.slept_since->last_ran_ms) *
+                              1e6);
+}
+
+void put_remaining_timespec(GoingOn& going_on, Register holder, int64_t remaining_ns) {
+  const timespec rest{remaining_ns / 1'000'000'000, remaining_ns % 1'000'000'000};
+  image::MemoryPatch patch;
+  patch.address = (going_on.registers.rsp - kRedZone - sizeof rest) & ~uint64_t{15};
+  patch.bytes.resize(sizeof rest);
+  std::memcpy(patch.bytes.data(), &rest, sizeof rest);
+  going_on.registers.*holder = patch.address;
+  going_on.patch = std::move(patch);
+}
+
+// Shortens the time-out by what has passed of it.
+void shorten(GoingOn& going_on, const TimeOut& time_out, const ProcessMemory& memory,
+             int64_t passed_ns) {
+  user_regs_struct& regs = going_on.registers;
+  using Form = TimeOut::Form;
+  switch (time_out.form) {
+    case Form::none:
+      return;
+    case Form::milliseconds: {
+      const auto timeout_ms = static_cast<int32_t>(regs.*time_out.holder);
+      if (timeout_ms <= 0) return;
+      const auto left = std::max<int64_t>(0, timeout_ms - passed_ns / 1'000'000);
+      regs.*time_out.holder = static_cast<uint64_t>(left);
+      return;
+    }
+    case Form::sleep:
+      // The kernel has written the rest there when the sleep was interrupted.
+      if (regs.*time_out.remainder != 0) {
+        regs.*time_out.holder = regs.*time_out.remainder;
+        return;
+      }
+      [[fallthrough]];
+    case Form::timespec_pointer: {
+      timespec whole{};
+      if (passed_ns == 0 || regs.*time_out.holder == 0) return;
+      if (!memory.try_read_value(regs.*time_out.holder, whole)) return;
+      const int64_t whole_ns = whole.tv_sec > 1'000'000'000
+                                   ? INT64_MAX / 2
+                                   : whole.tv_sec * 1'000'000'000 + whole.tv_nsec;
+      put_remaining_timespec(going_on, time_out.holder, std::max<int64_t>(0, whole_ns - passed_ns));
+      return;
+    }
+  }
+}
+
+}  // namespace
+
+GoingOn after_interruption(const StoppedThread& thread, const ProcessMemory& memory,
+                           const std::optional<SleepMark>& now, bool signal_waits) {
+  GoingOn result;
+  result.registers = thread.registers;
+  user_regs_struct& regs = result.registers;
+  if (static_cast<int64_t>(regs.orig_rax) < 0) return result;
+  const auto outcome = static_cast<int64_t>(regs.rax);
+  const auto number = static_cast<long>(regs.orig_rax);
+  const bool restarts = outcome == kRestartSys || outcome == kRestartNoIntr ||
+                        outcome == kRestartNoHandler || outcome == kRestartBlock;
+  const bool repeats = outcome == -EINTR && !signal_waits && gives_eintr_for_a_stop(number);
+  if (restarts || repeats) {
+    if (outcome == kRestartBlock || repeats) {
+      shorten(result, time_out_of(regs), memory, slept_ns(thread, now));
+    }
+    regs.rip -= kSystemCallSize;
+    regs.rax = regs.orig_rax;
+    result.repeats_eintr = repeats;
+  }
+  regs.orig_rax = ~0ull;
+  return result;
+}
+
+}  // namespace rfork::tracer

@@ -1,0 +1,68 @@
+// The files, contents and open descriptions that mappings and descriptors refer to, each once.
+//
+// Built twice: from a running process, to find out what stands in the way and to offer its files to
+// the destination, and again from the frozen one. The second time the first one's digests are taken
+// over for files that have not changed.
+#pragma once
+
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "image/model.h"
+#include "tracer/proc_text.h"
+
+namespace rfork::tracer {
+
+/// Where the bytes of an Object can be read.
+struct ObjectSource {
+  UniqueFd fd;  ///< empty: only through the process's own mappings
+  uint64_t device = 0, inode = 0;
+};
+
+struct Inventory {
+  std::vector<image::File> files;
+  std::vector<image::Object> objects;
+  std::map<uint32_t, ObjectSource> object_sources;  ///< by Object id
+  std::vector<image::Description> descriptions;
+  std::vector<image::Descriptor> descriptors;
+  std::vector<image::Mapping> mappings;
+  std::set<uint32_t> open_files;    ///< File ids that descriptors or writable shared mappings name:
+                                    ///< contents matter as a whole
+  std::set<uint32_t> mapped_files;  ///< File ids that mappings or the executable name
+  uint32_t executable = 0;
+  bool executable_deleted = false;
+  std::vector<Reason> obstacles;  ///< what can't be carried
+};
+
+/// What a running or stopped process has of /proc/PID/maps, smaps and fd.
+struct InventoryInput {
+  pid_t pid = 0;
+  std::vector<MapsLine> maps;
+  std::vector<SmapsEntry> smaps;  ///< of the same ranges; a mapping without its entry has no flags
+  std::set<int> drop_fds;
+  const Inventory* earlier = nullptr;  ///< digests are taken from there
+};
+
+Inventory take_inventory(const InventoryInput& input);
+
+// The parts, one file each.
+
+/// The File for the open `fd` named `path` (found by device and inode, or added).
+uint32_t add_file(Inventory& inventory, const Inventory* earlier, int fd, const std::string& path);
+/// The Object for contents with that inode (found or added). `fd` (may be empty) reads them.
+uint32_t add_object(Inventory& inventory, image::Object object, uint64_t device, uint64_t inode,
+                    UniqueFd fd);
+void add_mappings(Inventory& inventory, const InventoryInput& input);
+void add_descriptors(Inventory& inventory, const InventoryInput& input);
+/// Opens `path` as process `pid` sees it, read-only. Empty with errno set.
+UniqueFd open_in_process(pid_t pid, const std::string& path, int flags);
+
+}  // namespace rfork::tracer

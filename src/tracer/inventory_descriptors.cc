@@ -1,0 +1,215 @@
+#include <dirent.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/kcmp.h>
+#include <linux/magic.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+
+#include "base/io.h"
+#include "tracer/inventory.h"
+
+namespace rfork::tracer {
+
+namespace {
+
+using image::Description;
+using image::Object;
+
+// A descriptor as /proc shows it.
+struct OpenFd {
+  int fd = 0;
+  std::string path;  // without " (deleted)"
+  struct stat status {};
+  int64_t offset = 0;
+  int32_t flags = 0;
+  bool close_on_exec = false;
+};
+
+std::vector<int> list_fds(pid_t pid) {
+  const std::string path = fmt::format("/proc/{}/fd", pid);
+  std::unique_ptr<DIR, int (*)(DIR*)> directory(::opendir(path.c_str()), ::closedir);
+  if (!directory) throw_errno("open", path);
+  std::vector<int> fds;
+  while (const dirent* entry = ::readdir(directory.get())) {
+    if (entry->d_name[0] != '.') fds.push_back(std::atoi(entry->d_name));
+  }
+  std::sort(fds.begin(), fds.end());
+  return fds;
+}
+
+std::optional<OpenFd> look_at(pid_t pid, int fd) {
+  OpenFd open;
+  open.fd = fd;
+  const std::string path = fmt::format("/proc/{}/fd/{}", pid, fd);
+  const auto link = try_read_link(path);
+  const auto info = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/fdinfo/{}", pid, fd));
+  if (!link || !info || ::stat(path.c_str(), &open.status) != 0)
+    return std::nullopt;  // closed meanwhile
+  open.path = *link;
+  constexpr std::string_view kDeleted = " (deleted)";
+  if (open.path.ends_with(kDeleted) && open.status.st_nlink == 0) {
+    open.path.resize(open.path.size() - kDeleted.size());
+  }
+  open.offset = std::strtoll(value_of(*info, "pos").value_or("0").c_str(), nullptr, 10);
+  const auto flags = std::strtol(value_of(*info, "flags").value_or("0").c_str(), nullptr, 8);
+  open.close_on_exec = (flags & O_CLOEXEC) != 0;
+  open.flags = static_cast<int32_t>(flags & ~O_CLOEXEC);
+  return open;
+}
+
+bool same_description(pid_t pid, const OpenFd& a, const OpenFd& b) {
+  if (a.status.st_ino != b.status.st_ino || a.status.st_dev != b.status.st_dev ||
+      a.flags != b.flags)
+    return false;
+  const long order = ::syscall(SYS_kcmp, pid, pid, KCMP_FILE, a.fd, b.fd);
+  if (order < 0) throw_errno("kcmp", fmt::format("descriptors {} and {} of {}", a.fd, b.fd, pid));
+  return order == 0;
+}
+
+bool is_stateless_device(const struct stat& status) {
+  if (!S_ISCHR(status.st_mode) || major(status.st_rdev) != 1) return false;
+  const unsigned number = minor(status.st_rdev);
+  return number == 3 || number == 5 || number == 7 || number == 8 ||
+         number == 9;  // Documentation/admin-guide/devices.txt
+}
+
+bool is_terminal(const struct stat& status) {
+  if (!S_ISCHR(status.st_mode)) return false;
+  const unsigned number = major(status.st_rdev);
+  return number == 4 || number == 5 || (number >= 136 && number <= 143) || number == 204;
+}
+
+bool on_kernel_file_system(pid_t pid, int fd) {
+  struct statfs file_system {};
+  if (::statfs(fmt::format("/proc/{}/fd/{}", pid, fd).c_str(), &file_system) != 0) return false;
+  return file_system.f_type == PROC_SUPER_MAGIC || file_system.f_type == SYSFS_MAGIC ||
+         file_system.f_type == CGROUP_SUPER_MAGIC || file_system.f_type == CGROUP2_SUPER_MAGIC ||
+         file_system.f_type == DEBUGFS_MAGIC || file_system.f_type == TRACEFS_MAGIC;
+}
+
+std::string kind_in_words(const OpenFd& open) {
+  if (S_ISFIFO(open.status.st_mode)) return fmt::format("a pipe ({})", open.path);
+  if (S_ISSOCK(open.status.st_mode)) return fmt::format("a socket ({})", open.path);
+  if (is_terminal(open.status)) return fmt::format("a terminal ({})", open.path);
+  if (S_ISCHR(open.status.st_mode)) return fmt::format("the device {}", open.path);
+  if (S_ISBLK(open.status.st_mode)) return fmt::format("the block device {}", open.path);
+  if (open.path.starts_with("anon_inode:"))
+    return fmt::format("a kernel object ({})", open.path.substr(11));
+  return open.path;
+}
+
+// The file still has the name under which it was opened (or was renamed to).
+bool name_leads_to(pid_t pid, const OpenFd& open) {
+  const UniqueFd fd = open_in_process(pid, open.path, O_PATH);
+  struct stat status {};
+  return fd && ::fstat(fd.get(), &status) == 0 && status.st_ino == open.status.st_ino &&
+         status.st_dev == open.status.st_dev;
+}
+
+uint32_t add_contents(Inventory& inventory, const InventoryInput& input, const OpenFd& open) {
+  UniqueFd fd = try_open(fmt::format("/proc/{}/fd/{}", input.pid, open.fd), O_RDONLY);
+  if (!fd) {
+    inventory.obstacles.push_back(
+        {fmt::format("descriptor {} is the deleted file {}, whose contents can't be read", open.fd,
+                     open.path),
+         fmt::format("--drop-fd {} goes on without it", open.fd)});
+    return 0;
+  }
+  Object object;
+  object.kind = open.path.starts_with("/memfd:") ? Object::Kind::memfd : Object::Kind::deleted_file;
+  object.name = open.path;
+  object.size = static_cast<uint64_t>(open.status.st_size);
+  object.mode = open.status.st_mode & 07777;
+  if (object.kind == Object::Kind::memfd) {
+    const int seals = ::fcntl(fd.get(), F_GET_SEALS);
+    object.seals = seals > 0 ? static_cast<uint32_t>(seals) : 0;
+  }
+  if (open.status.st_blksize > 4096 && object.kind == Object::Kind::memfd) {
+    struct statfs file_system {};
+    if (::fstatfs(fd.get(), &file_system) == 0 && file_system.f_type == HUGETLBFS_MAGIC) {
+      object.huge_page_size = static_cast<uint64_t>(open.status.st_blksize);
+    }
+  }
+  return add_object(inventory, object, open.status.st_dev, open.status.st_ino, std::move(fd));
+}
+
+// Decides how a description is carried; false, with an obstacle noted, when it can't be.
+bool describe(Inventory& inventory, const InventoryInput& input, const OpenFd& open, bool on_stdio,
+              Description& description) {
+  description.path = open.path;
+  description.flags = open.flags;
+  description.offset = open.offset;
+  const mode_t type = open.status.st_mode;
+  if (S_ISREG(type) && !on_kernel_file_system(input.pid, open.fd)) {
+    if (open.status.st_nlink == 0 || !name_leads_to(input.pid, open)) {
+      description.kind = Description::Kind::contents;
+      description.object = add_contents(inventory, input, open);
+      return *description.object != 0;
+    }
+    description.kind = Description::Kind::regular;
+    UniqueFd fd = open_in_process(input.pid, open.path, O_RDONLY);
+    if (!fd) fd = open_in_process(input.pid, open.path, O_PATH);
+    if (!fd) throw_errno("open", open.path);
+    description.file = add_file(inventory, input.earlier, fd.get(), open.path);
+    inventory.open_files.insert(*description.file);
+    return true;
+  }
+  if (S_ISDIR(type) && open.status.st_nlink != 0 && !on_kernel_file_system(input.pid, open.fd)) {
+    description.kind = Description::Kind::directory;
+    return true;
+  }
+  if (is_stateless_device(open.status)) {
+    description.kind = Description::Kind::device;
+    return true;
+  }
+  if (on_stdio && (S_ISFIFO(type) || S_ISSOCK(type) || is_terminal(open.status))) {
+    description.kind = Description::Kind::stdio;
+    return true;
+  }
+  inventory.obstacles.push_back(
+      {fmt::format("descriptor {} is {}, which can't be carried", open.fd, kind_in_words(open)),
+       fmt::format("--drop-fd {} goes on without it", open.fd)});
+  return false;
+}
+
+}  // namespace
+
+void add_descriptors(Inventory& inventory, const InventoryInput& input) {
+  std::vector<OpenFd> firsts;  // one descriptor of each description, in the order of `descriptions`
+  dev_t terminal = 0;
+  for (const int fd : list_fds(input.pid)) {
+    if (input.drop_fds.contains(fd)) continue;
+    const auto open = look_at(input.pid, fd);
+    if (!open) continue;
+    if (fd <= 2 && is_terminal(open->status)) terminal = open->status.st_rdev;
+    const auto same = [&](const OpenFd& first) {
+      return same_description(input.pid, first, *open);
+    };
+    const auto known = std::find_if(firsts.begin(), firsts.end(), same);
+    image::Descriptor descriptor{fd, 0, open->close_on_exec};
+    if (known != firsts.end()) {
+      descriptor.description =
+          inventory.descriptions[static_cast<size_t>(known - firsts.begin())].id;
+      inventory.descriptors.push_back(descriptor);
+      continue;
+    }
+    const bool on_stdio =
+        fd <= 2 || (is_terminal(open->status) && open->status.st_rdev == terminal);
+    Description description;
+    description.id = static_cast<uint32_t>(inventory.descriptions.size() + 1);
+    if (!describe(inventory, input, *open, on_stdio, description)) continue;
+    descriptor.description = description.id;
+    inventory.descriptions.push_back(description);
+    inventory.descriptors.push_back(descriptor);
+    firsts.push_back(*open);
+  }
+}
+
+}  // namespace rfork::tracer

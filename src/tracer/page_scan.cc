@@ -1,0 +1,146 @@
+#include "tracer/page_scan.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/io.h"
+
+namespace rfork::tracer {
+
+namespace {
+
+constexpr uint64_t kPage = 4096;
+
+// include/uapi/linux/fs.h of Linux 6.7, which Debian 12's headers lack.
+struct PageRegion {
+  uint64_t start, end, categories;
+};
+struct PageMapScanArgument {
+  uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+  uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+static_assert(sizeof(PageMapScanArgument) == 96);
+constexpr unsigned long kPageMapScan = _IOWR('f', 16, PageMapScanArgument);
+constexpr uint64_t kIsFile = 1u << 2;
+constexpr uint64_t kIsPresent = 1u << 3;
+constexpr uint64_t kIsSwapped = 1u << 4;
+constexpr uint64_t kIsZeroPage = 1u << 5;
+
+// Documentation/admin-guide/mm/pagemap.rst
+constexpr uint64_t kBitPresent = uint64_t{1} << 63;
+constexpr uint64_t kBitSwapped = uint64_t{1} << 62;
+constexpr uint64_t kBitFile = uint64_t{1} << 61;
+
+void append(std::vector<Range>& runs, Range run) {
+  if (!runs.empty() && runs.back().end == run.start) {
+    runs.back().end = run.end;
+  } else {
+    runs.push_back(run);
+  }
+}
+
+bool all_zero(const std::byte* data, size_t size) {
+  return data[0] == std::byte{0} && std::memcmp(data, data + 1, size - 1) == 0;
+}
+
+}  // namespace
+
+PageScanner::PageScanner(const ProcessMemory& memory, bool use_scan_ioctl)
+    : memory_(memory),
+      page_map_(open_or_throw(fmt::format("/proc/{}/pagemap", memory.pid()), O_RDONLY)),
+      use_scan_ioctl_(use_scan_ioctl) {}
+
+std::vector<Range> PageScanner::find(const Range& range, Want want, bool skip_zero) const {
+  std::vector<Range> runs;
+  if (use_scan_ioctl_) runs = scan(range, want);
+  if (!use_scan_ioctl_) runs = read_page_map(range, want);
+  return skip_zero ? without_zero_pages(runs) : runs;
+}
+
+std::vector<Range> PageScanner::scan(const Range& range, Want want) const {
+  std::array<PageRegion, 512> regions;
+  std::vector<Range> runs;
+  PageMapScanArgument argument{};
+  argument.size = sizeof argument;
+  argument.start = range.start;
+  argument.end = range.end;
+  argument.vec = reinterpret_cast<uint64_t>(regions.data());
+  argument.vec_len = regions.size();
+  argument.category_anyof_mask = kIsPresent | kIsSwapped;
+  if (want == Want::private_pages) {
+    argument.category_mask = kIsFile | kIsZeroPage;
+    argument.category_inverted = kIsFile | kIsZeroPage;
+  }
+  argument.return_mask = kIsPresent;
+  while (argument.start < range.end) {
+    const int n = ::ioctl(page_map_.get(), kPageMapScan, &argument);
+    if (n < 0 && (errno == ENOTTY || errno == EINVAL || errno == ENOSYS)) {
+      use_scan_ioctl_ = false;
+      return {};
+    }
+    if (n < 0)
+      throw_errno("PAGEMAP_SCAN", fmt::format("of {} at {:#x}", memory_.pid(), argument.start));
+    for (int i = 0; i < n; ++i)
+      append(runs, {regions[static_cast<size_t>(i)].start, regions[static_cast<size_t>(i)].end});
+    if (argument.walk_end <= argument.start) break;
+    argument.start = argument.walk_end;
+  }
+  return runs;
+}
+
+std::vector<Range> PageScanner::read_page_map(const Range& range, Want want) const {
+  std::vector<Range> runs;
+  std::vector<uint64_t> entries(16384);
+  for (uint64_t at = range.start; at < range.end;) {
+    const size_t count = std::min<size_t>(entries.size(), (range.end - at) / kPage);
+    const ssize_t n =
+        ::pread(page_map_.get(), entries.data(), count * 8, static_cast<off_t>(at / kPage * 8));
+    if (n <= 0) throw_errno("read pagemap", fmt::format("of {} at {:#x}", memory_.pid(), at));
+    for (size_t i = 0; i < static_cast<size_t>(n) / 8; ++i, at += kPage) {
+      const uint64_t entry = entries[i];
+      if ((entry & (kBitPresent | kBitSwapped)) == 0) continue;
+      if (want == Want::private_pages && (entry & kBitFile) != 0) continue;
+      append(runs, {at, at + kPage});
+    }
+  }
+  return runs;
+}
+
+// Most pages show in their first bytes that they aren't zero, so only these are read of all of
+// them, many pages a call; the few that may be zero are read whole.
+std::vector<Range> PageScanner::without_zero_pages(const std::vector<Range>& runs) const {
+  constexpr size_t kSample = 64;
+  constexpr size_t kBatch = 512;
+  std::vector<std::byte> samples(kSample * kBatch);
+  std::vector<uint64_t> pages;
+  std::vector<Range> kept;
+  std::array<std::byte, kPage> whole;
+  const auto flush = [&] {
+    const bool sampled = memory_.sample(pages, kSample, samples);
+    for (size_t i = 0; i < pages.size(); ++i) {
+      const bool may_be_zero = !sampled || all_zero(samples.data() + i * kSample, kSample);
+      if (may_be_zero && memory_.try_read(pages[i], whole) && all_zero(whole.data(), kPage))
+        continue;
+      append(kept, {pages[i], pages[i] + kPage});
+    }
+    pages.clear();
+  };
+  for (const Range& run : runs) {
+    for (uint64_t page = run.start; page < run.end; page += kPage) {
+      pages.push_back(page);
+      if (pages.size() == kBatch) flush();
+    }
+  }
+  flush();
+  return kept;
+}
+
+}  // namespace rfork::tracer

@@ -1,0 +1,184 @@
+#include "tracer/process_state.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <pwd.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstring>
+
+#include "base/io.h"
+#include "tracer/proc_text.h"
+
+namespace rfork::tracer {
+
+namespace {
+
+using Status = std::map<std::string, std::string, std::less<>>;
+
+std::vector<uint32_t> numbers(const std::string& text) {
+  std::vector<uint32_t> result;
+  std::string spaced = text;
+  for (char& c : spaced) {
+    if (c == '\t') c = ' ';
+  }
+  for (const std::string_view word : split(spaced, ' ')) {
+    result.push_back(static_cast<uint32_t>(std::stoul(std::string(word))));
+  }
+  return result;
+}
+
+std::string user_name(uint32_t uid) {
+  passwd entry{};
+  passwd* found = nullptr;
+  char buffer[4096];
+  if (::getpwuid_r(uid, &entry, buffer, sizeof buffer, &found) != 0 || found == nullptr) return {};
+  return entry.pw_name;
+}
+
+image::Credentials read_credentials(const Status& status) {
+  image::Credentials result;
+  const auto uids = numbers(status.at("Uid"));
+  const auto gids = numbers(status.at("Gid"));
+  result.uid = uids.at(0), result.euid = uids.at(1), result.suid = uids.at(2),
+  result.fsuid = uids.at(3);
+  result.gid = gids.at(0), result.egid = gids.at(1), result.sgid = gids.at(2),
+  result.fsgid = gids.at(3);
+  result.groups = numbers(status.at("Groups"));
+  result.user = user_name(result.euid);
+  const auto capabilities = [&](const char* key) {
+    return std::stoull(status.at(key), nullptr, 16);
+  };
+  result.cap_inheritable = capabilities("CapInh");
+  result.cap_permitted = capabilities("CapPrm");
+  result.cap_effective = capabilities("CapEff");
+  result.cap_bounding = capabilities("CapBnd");
+  result.cap_ambient = capabilities("CapAmb");
+  return result;
+}
+
+// Field numbers of proc(5).
+image::MemoryLayout read_layout(const std::vector<std::string>& stat) {
+  const auto field = [&](size_t number) { return std::stoull(stat.at(number - 3)); };
+  image::MemoryLayout layout;
+  layout.start_code = field(26), layout.end_code = field(27), layout.start_stack = field(28);
+  layout.start_data = field(45), layout.end_data = field(46), layout.start_brk = field(47);
+  layout.arg_start = field(48), layout.arg_end = field(49);
+  layout.env_start = field(50), layout.env_end = field(51);
+  layout.brk = layout.start_brk;
+  return layout;
+}
+
+std::vector<std::string> read_command_line(const std::string& directory) {
+  std::vector<std::string> words;
+  const std::string text = read_file(directory + "cmdline");
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\0', at), text.size());
+    words.push_back(text.substr(at, end - at));
+    at = end + 1;
+  }
+  return words;
+}
+
+int32_t last_number(const Status& status, const char* key) {
+  return static_cast<int32_t>(numbers(status.at(key)).back());
+}
+
+// struct sigaction as the kernel has it.
+struct KernelSigaction {
+  uint64_t handler, flags, restorer, mask;
+};
+
+}  // namespace
+
+void find_process_obstacles(pid_t pid, bool drop_timers, std::vector<Reason>& obstacles) {
+  const auto status = parse_status(read_file(fmt::format("/proc/{}/status", pid)));
+  const auto value = [&](const char* key) {
+    const auto found = status.find(key);
+    return found == status.end() ? std::string() : found->second;
+  };
+  if (value("Seccomp") != "0" && !value("Seccomp").empty()) {
+    obstacles.push_back(
+        {fmt::format("process {} runs under seccomp (mode {}), which can't be carried", pid,
+                     value("Seccomp")),
+         "start it without the sandbox (systemd: SystemCallFilter=, browsers: --no-sandbox)"});
+  }
+  if (value("x86_Thread_features").find("shstk") != std::string::npos) {
+    obstacles.push_back({fmt::format("process {} has a shadow stack, which can't be carried", pid),
+                         "start it with GLIBC_TUNABLES=glibc.cpu.hwcaps=-SHSTK"});
+  }
+  const auto timers = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/timers", pid));
+  if (timers && !timers->empty() && !drop_timers) {
+    obstacles.push_back(
+        {fmt::format("process {} has POSIX timers (timer_create), which can't be carried", pid),
+         "--drop-timers goes on without them"});
+  }
+}
+
+image::Process read_process(pid_t pid) {
+  const std::string directory = fmt::format("/proc/{}/", pid);
+  const Status status = parse_status(read_file(directory + "status"));
+  const auto stat = parse_stat_fields(read_file(directory + "stat"));
+  image::Process process;
+  process.pid = last_number(status, "NSpid");
+  process.pgid = last_number(status, "NSpgid");
+  process.sid = last_number(status, "NSsid");
+  process.ppid = std::stoi(status.at("PPid"));
+  process.name = read_file(directory + "comm");
+  if (!process.name.empty() && process.name.back() == '\n') process.name.pop_back();
+  process.command_line = read_command_line(directory);
+  process.cwd = try_read_link(directory + "cwd").value_or("/");
+  process.root = try_read_link(directory + "root").value_or("/");
+  process.umask = static_cast<uint32_t>(std::stoul(status.at("Umask"), nullptr, 8));
+  process.personality = std::stoull(read_file(directory + "personality"), nullptr, 16);
+  process.no_new_privs = status.at("NoNewPrivs") == "1";
+  process.oom_score_adj = std::stoi(read_file(directory + "oom_score_adj"));
+  const int64_t tick_ns = 1'000'000'000 / ::sysconf(_SC_CLK_TCK);
+  process.start_time_ns = std::stoll(stat.at(22 - 3)) * tick_ns;
+  process.credentials = read_credentials(status);
+  process.limits = parse_limits(read_file(directory + "limits"));
+  process.layout = read_layout(stat);
+  const std::string auxv = read_file(directory + "auxv");
+  process.auxv.assign(as_bytes(auxv).begin(), as_bytes(auxv).end());
+  return process;
+}
+
+void ask_timers(RemoteSyscalls& calls, const ProcessMemory& memory, image::Process& process) {
+  calls.prepare();
+  for (size_t which = 0; which < process.timers.size(); ++which) {
+    if (const long result = calls.call(SYS_getitimer, {which, calls.scratch()}); result != 0) {
+      throw Error("getitimer", static_cast<int>(-result), fmt::format("in {}", memory.pid()));
+    }
+    const auto value = memory.read_value<itimerval>(calls.scratch());
+    process.timers[which] = {value.it_value.tv_sec * 1'000'000 + value.it_value.tv_usec,
+                             value.it_interval.tv_sec * 1'000'000 + value.it_interval.tv_usec};
+  }
+}
+
+void ask_process(RemoteSyscalls& calls, const ProcessMemory& memory, image::Process& process) {
+  calls.prepare();
+  const std::string subject = fmt::format("in {}", memory.pid());
+  process.actions.clear();
+  for (int signal = 1; signal <= 64; ++signal) {
+    image::SignalAction action;
+    action.signal = signal;
+    if (signal != SIGKILL && signal != SIGSTOP) {
+      const long result = calls.call(
+          SYS_rt_sigaction, {static_cast<uint64_t>(signal), 0, calls.scratch(), sizeof(uint64_t)});
+      if (result != 0) throw Error("rt_sigaction", static_cast<int>(-result), subject);
+      const auto kernel = memory.read_value<KernelSigaction>(calls.scratch());
+      action.handler = kernel.handler, action.flags = kernel.flags;
+      action.restorer = kernel.restorer, action.mask = kernel.mask;
+    }
+    process.actions.push_back(action);
+  }
+  process.layout.brk = static_cast<uint64_t>(calls.call(SYS_brk, {0}));
+  const long dumpable = calls.call(SYS_prctl, {PR_GET_DUMPABLE});
+  process.dumpable = dumpable == 1;
+}
+
+}  // namespace rfork::tracer

@@ -1,0 +1,130 @@
+#include "tracer/thread_state.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/rseq.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstring>
+
+#include "base/error.h"
+#include "tracer/proc_text.h"
+#include "tracer/ptrace.h"
+
+namespace rfork::tracer {
+
+namespace {
+
+template <typename T>
+Bytes bytes_of(const T& value) {
+  Bytes bytes(sizeof value);
+  std::memcpy(bytes.data(), &value, sizeof value);
+  return bytes;
+}
+
+uint64_t hex(const std::string& text) {
+  return std::stoull(text, nullptr, 16);
+}
+
+struct ThreadStatus {
+  int32_t inner_tid = 0;
+  std::string name;
+  uint64_t pending = 0;  // of the thread and the process
+};
+
+ThreadStatus read_thread_status(pid_t pid, pid_t tid) {
+  const auto status = parse_status(read_file(fmt::format("/proc/{}/task/{}/status", pid, tid)));
+  ThreadStatus result;
+  const std::string& ids = status.at("NSpid");
+  result.inner_tid = std::stoi(ids.substr(ids.find_last_of('\t') + 1));
+  result.pending = hex(status.at("SigPnd")) | hex(status.at("ShdPnd"));
+  std::string name = read_file(fmt::format("/proc/{}/task/{}/comm", pid, tid));
+  if (!name.empty() && name.back() == '\n') name.pop_back();
+  result.name = name;
+  return result;
+}
+
+void read_robust_list(pid_t tid, image::Thread& thread) {
+  void* head = nullptr;
+  size_t size = 0;
+  if (::syscall(SYS_get_robust_list, tid, &head, &size) != 0) {
+    throw_errno("get_robust_list", fmt::format("tid {}", tid));
+  }
+  thread.robust_list = reinterpret_cast<uint64_t>(head);
+  thread.robust_list_size = size;
+}
+
+// What only the thread itself can ask.
+void ask_thread(image::Thread& thread, const StoppedThread& stopped, const ProcessMemory& memory,
+                const InjectionSite& site, const user_regs_struct& going_on) {
+  RemoteSyscalls calls(stopped, memory, site, going_on);
+  calls.prepare();
+  const std::string subject = fmt::format("in tid {}", stopped.tid);
+  if (const long result = calls.call(SYS_sigaltstack, {0, calls.scratch()}); result != 0) {
+    throw Error("sigaltstack", static_cast<int>(-result), subject);
+  }
+  const auto stack = memory.read_value<stack_t>(calls.scratch());
+  thread.alt_stack = {reinterpret_cast<uint64_t>(stack.ss_sp), stack.ss_flags, stack.ss_size};
+  // The call was made with rsp on the thread's own stack or on the alternate one, as the thread
+  // was.
+  if (const long result = calls.call(SYS_prctl, {PR_GET_TID_ADDRESS, calls.scratch()});
+      result != 0) {
+    throw Error("prctl(PR_GET_TID_ADDRESS)", static_cast<int>(-result), subject);
+  }
+  thread.clear_child_tid = memory.read_value<uint64_t>(calls.scratch());
+}
+
+}  // namespace
+
+void abort_rseq_section(StoppedThread& thread, const ProcessMemory& memory) {
+  const image::Rseq rseq = rseq_configuration(thread.tid);
+  if (rseq.address == 0) return;
+  uint64_t section_address = 0;
+  const uint64_t field = rseq.address + offsetof(struct rseq, rseq_cs);
+  if (!memory.try_read_value(field, section_address) || section_address == 0) return;
+  struct rseq_cs section {};
+  if (!memory.try_read_value(section_address, section)) return;
+  if (thread.registers.rip - section.start_ip >= section.post_commit_offset) return;
+  thread.registers.rip = section.abort_ip;
+  set_registers(thread.tid, thread.registers);
+  constexpr uint64_t kNone = 0;
+  memory.try_write(field, std::as_bytes(std::span(&kNone, 1)));
+}
+
+CapturedThread capture_thread(pid_t pid, StoppedThread& stopped, const ProcessMemory& memory,
+                              const InjectionSite& site) {
+  CapturedThread result;
+  image::Thread& thread = result.thread;
+  const ThreadStatus status = read_thread_status(pid, stopped.tid);
+  thread.tid = status.inner_tid;
+  thread.name = status.name;
+  thread.signal_mask = signal_mask(stopped.tid);
+
+  const bool signal_waits = (status.pending & ~thread.signal_mask) != 0;
+  const auto now = stopped.slept_since ? sleep_mark(pid, stopped.tid) : std::nullopt;
+  GoingOn going_on = after_interruption(stopped, memory, now, signal_waits);
+  if (going_on.repeats_eintr) {
+    if (going_on.patch) memory.try_write(going_on.patch->address, going_on.patch->bytes);
+    set_registers(stopped.tid, going_on.registers);
+    stopped.registers = going_on.registers;
+  }
+  thread.registers = bytes_of(going_on.registers);
+  result.patch = going_on.patch;
+
+  thread.floating_point = regset(stopped.tid, NT_PRFPREG, "NT_PRFPREG");
+  thread.xstate = regset(stopped.tid, NT_X86_XSTATE, "NT_X86_XSTATE");
+  thread.rseq = rseq_configuration(stopped.tid);
+  read_robust_list(stopped.tid, thread);
+  thread.pending = pending_signals(stopped.tid, false);
+  thread.nice = ::getpriority(PRIO_PROCESS, static_cast<id_t>(stopped.tid));
+  ask_thread(thread, stopped, memory, site, going_on.registers);
+  return result;
+}
+
+}  // namespace rfork::tracer
