@@ -1,0 +1,46 @@
+#!/usr/bin/python3
+"""A program of tests/targets through capture and restore: target.py file|net root|user PROGRAM [ARGUMENT...]
+
+file: copied into a file, restored from it on the same host; the original and the copy both verify themselves.
+net:  copied to another host, then moved there; both children verify themselves, the original is gone.
+"""
+
+import signal
+import sys
+
+import harness
+from harness import expect
+
+
+def through_file(world, program, arguments):
+    target = world.target(program, *arguments)
+    image = world.folder / "image.rfork"
+    world.trace(target.real_pid, "-o", image).expect(0)
+    expect(image.stat().st_mode & 0o777 == 0o600, f"mode of the image: {image.stat().st_mode:o}")
+    copy = world.start([world.program("rfork-run"), image])
+    world.go()
+    target.wait().expect(0, out="ok\n")
+    copy.wait().expect(0, out="ok\n")
+    world.run([world.program("rfork-dump"), "--verify", image]).expect(0)
+
+
+def through_net(world, program, arguments):
+    here, there = world.two_hosts()
+    daemon = harness.Daemon(world, there)
+    target = world.target(program, *arguments, host=here)
+    world.trace(target.real_pid, daemon.address, host=here, key=daemon.key).expect(0)
+    if not target.running():
+        raise harness.Failed(f"the original ended: {target.wait()}")
+    copy = daemon.child_id()
+    world.trace("--move", target.real_pid, daemon.address, host=here, key=daemon.key).expect(0)
+    moved = daemon.child_id(known=[copy])
+    original = target.wait()
+    expect(original.code == -signal.SIGKILL, f"the moved original should have been ended: {original}")
+    world.go()
+    daemon.finished(copy).expect(0, out="ok\n")
+    daemon.finished(moved).expect(0, out="ok\n")
+
+
+if __name__ == "__main__":
+    way = {"file": through_file, "net": through_net}[sys.argv[1]]
+    harness.main(way, sys.argv[3], sys.argv[4:], user=sys.argv[2] == "user")
