@@ -90,6 +90,14 @@ struct Capture::State {
   State(const Examination& examined, const Options& wanted)
       : examination(examined), options(wanted), pid(examined.pid), original(examined.pid) {}
 
+  ~State() {
+    try {
+      let_go();
+    } catch (const std::exception&) {
+      // The process has ended meanwhile: nothing is left to let go.
+    }
+  }
+
   void check_interrupted() const {
     if (options.interrupted())
       throw Refusal(Failure::interrupted, fmt::format("interrupted; {} goes on", pid));

@@ -28,7 +28,8 @@ std::string obstacle_in(const MapsLine& line, const SmapsEntry* entry) {
   if (line.name.starts_with("/SYSV")) return "is SysV shared memory";
   if (line.name.starts_with("/[aio]") || line.name == "[aio]") return "is a ring of io_setup(2)";
   if (line.name == "[uprobes]") return "belongs to a uprobe";
-  if (entry == nullptr) return {};
+  const bool special = line.name.starts_with("[v");  // [vvar] is marked as a device's memory too
+  if (entry == nullptr || special) return {};
   if (entry->has("um") || entry->has("uw") || entry->has("ui")) return "is served by userfaultfd";
   if (entry->has("sl")) return "is sealed by mseal(2)";
   if (entry->has("ss")) return "is a shadow stack";
