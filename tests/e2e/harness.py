@@ -226,7 +226,14 @@ class Daemon:
         return fresh[0]
 
     def living(self):
-        return [child for child in self.children() if child.get("state") in ("running", "stopped")]
+        """Children that run; nothing must be under way any more for the answer to mean something."""
+        return [child for child in self.children() if child["state"] not in ("ended",)]
+
+    def settled(self):
+        """Children that run, once no restore is under way."""
+        wait_until(lambda: all(child["state"] in ("running", "ended") for child in self.children()),
+                   "no restore is under way")
+        return self.living()
 
     def finished(self, child):
         """Waits for a child's end: a Result with its exit status and its log."""

@@ -1,0 +1,203 @@
+#!/usr/bin/python3
+"""Processes that can't be traced or carried: the right exit code, one clear line each, and no harm done:
+bad_process.py CASE
+"""
+
+import ctypes
+import os
+import stat
+import struct
+import subprocess
+import sys
+
+import harness
+from harness import CANNOT_CARRY, CANNOT_TRACE, USAGE, expect
+
+
+def refuse(world, pid, code, *texts, options=(), lines=1):
+    image = world.folder / "image.rfork"
+    world.trace(pid, "-o", image, *options).refused(code, *texts, lines=lines)
+    expect(not image.exists(), "an image was left behind")
+
+
+def status(pid, key):
+    for line in open(f"/proc/{pid}/status", encoding="utf-8"):
+        if line.startswith(key + ":"):
+            return line.split()[1]
+    return ""
+
+
+def unharmed(world, target):
+    expect(status(target.real_pid, "TracerPid") == "0", "it is still traced")
+    expect(status(target.real_pid, "State") in "SR", "it is stopped")
+    world.go()
+    target.wait().expect(0, out="ok\n")
+
+
+def gone(world):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    refuse(world, ended.pid, CANNOT_TRACE, str(ended.pid))
+
+
+def zombie(world):
+    ended = subprocess.Popen(["true"])
+    harness.wait_until(lambda: status(ended.pid, "State") == "Z", "a zombie")
+    refuse(world, ended.pid, CANNOT_TRACE, str(ended.pid), "zombie")
+    ended.wait()
+
+
+def not_ours(world):
+    """Run as the ordinary user; the process is root's."""
+    if os.geteuid() != 0:
+        raise harness.Skip("only root can be two users")
+    other = subprocess.Popen(["sleep", "60"])
+    refuse(world, other.pid, CANNOT_TRACE, str(other.pid))
+    other.kill()
+    other.wait()
+
+
+def traced(world):
+    target = world.target("steady")
+    ptrace_seize, ptrace_interrupt, ptrace_detach = 0x4206, 0x4207, 17
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = [ctypes.c_long] * 4
+    expect(libc.ptrace(ptrace_seize, target.real_pid, 0, 0) == 0, "PTRACE_SEIZE")
+    refuse(world, target.real_pid, CANNOT_TRACE, str(target.real_pid), "traced", str(os.getpid()))
+    libc.ptrace(ptrace_interrupt, target.real_pid, 0, 0)
+    os.waitid(os.P_PID, target.real_pid, os.WSTOPPED)
+    libc.ptrace(ptrace_detach, target.real_pid, 0, 0)
+    unharmed(world, target)
+
+
+def kernel_thread(world):
+    def is_kernel_thread(pid):
+        try:
+            fields = open(f"/proc/{pid}/stat", encoding="utf-8").read().rpartition(")")[2].split()
+        except OSError:
+            return False
+        return int(fields[6]) & 0x200000  # PF_KTHREAD
+    found = [name for name in os.listdir("/proc") if name.isdigit() and is_kernel_thread(name)]
+    if not found:
+        raise harness.Skip("no kernel threads can be seen here")
+    refuse(world, found[0], CANNOT_TRACE, found[0], "kernel thread")
+
+
+def itself(world):
+    said = world.run(["sh", "-c", f"exec {world.program('rfork-trace')} $$ -o {world.folder}/image"])
+    said.refused(CANNOT_TRACE, "itself")
+    said = world.run(["sh", "-c", f"exec {world.program('rfork-trace')} --move $$ 127.0.0.1:9"])
+    said.refused(CANNOT_TRACE, "itself")
+
+
+def thread_id(world):
+    target = world.target("steady")
+    tids = os.listdir(f"/proc/{target.real_pid}/task")
+    tid = [tid for tid in tids if int(tid) != target.real_pid][0]
+    refuse(world, tid, CANNOT_TRACE, tid, str(target.real_pid))
+    unharmed(world, target)
+
+
+def no_number(world):
+    for word in ("0", "-1", "abc", "99999999999999", "1x", ""):
+        said = world.run([world.program("rfork-trace"), word, "-o", world.folder / "image"])
+        expect(said.code in (USAGE, CANNOT_TRACE), f"{said}")
+        expect(said.err.strip(), f"it says nothing: {said}")
+    refuse(world, 4194304 + 5, CANNOT_TRACE, "4194309")
+
+
+def thirty_two_bit(world):
+    """A 32-bit ELF file made of bytes: for (;;) pause();"""
+    code = bytes([0xB8, 29, 0, 0, 0, 0xCD, 0x80, 0xEB, 0xF7])  # mov $29, %eax; int $0x80; jmp
+    base, head = 0x08048000, 52 + 32
+    elf = (b"\x7fELF\x01\x01\x01" + bytes(9) +
+           struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, base + head, 52, 0, 0, 52, 32, 1, 0, 0, 0) +
+           struct.pack("<IIIIIIII", 1, 0, base, base, head + len(code), head + len(code), 5, 0x1000))
+    program = world.folder / "thirty-two"
+    program.write_bytes(elf + code)
+    program.chmod(program.stat().st_mode | stat.S_IXUSR | stat.S_IXOTH)
+    try:
+        process = subprocess.Popen([str(program)])
+    except OSError as error:
+        raise harness.Skip(f"this kernel runs no 32-bit programs: {error}") from None
+    try:
+        os.kill(process.pid, 0)
+        if process.poll() is not None:
+            raise harness.Skip("this kernel runs no 32-bit programs")
+        refuse(world, process.pid, CANNOT_TRACE, str(process.pid), "32-bit")
+        expect(process.poll() is None, "it ended")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def descriptors(world):
+    """Each kind is refused by name with the way to accept its loss; with all accepted it goes through."""
+    kinds = ["pipe", "socketpair", "tcp", "eventfd", "epoll", "timerfd", "inotify", "pidfd", "signalfd",
+             "terminal", "fifo"]
+    for kind in kinds:
+        folder = world.folder / kind
+        folder.mkdir()
+        target = hold(world, folder, kind)
+        number = (folder / kind).read_text()
+        refuse(world, target.real_pid, CANNOT_CARRY, f"descriptor {number} ", f"--drop-fd {number}")
+        expect(status(target.real_pid, "State") in "SR", "it is stopped")
+        world.go(folder)
+        target.wait().expect(0, out="ok\n")
+    folder = world.folder / "all"
+    folder.mkdir()
+    target = hold(world, folder, *kinds)
+    numbers = [(folder / kind).read_text() for kind in kinds]
+    refuse(world, target.real_pid, CANNOT_CARRY, *[f"--drop-fd {number}" for number in numbers],
+           lines=len(kinds))
+    world.go(folder)
+    target.wait().expect(0, out="ok\n")
+
+
+def hold(world, folder, *kinds):
+    if world.drop:
+        os.chown(folder, harness.ORDINARY, harness.ORDINARY)
+    return world.target("holds", *kinds, folder=folder)
+
+
+def dropped(world):
+    """What is given up is closed in the child. The original would find it open, so it is killed."""
+    kinds = ["pipe", "tcp", "eventfd", "epoll"]
+    target = world.target("holds", "lost", *kinds)
+    image = world.folder / "image.rfork"
+    options = [word for kind in kinds for word in ("--drop-fd", (world.folder / kind).read_text())]
+    world.trace(target.real_pid, "-o", image, *options).expect(0)
+    target.kill()
+    world.go()
+    world.run([world.program("rfork-run"), image]).expect(0, out="ok\n")
+
+
+def no_descriptor(world):
+    """A number that isn't open is a mistake of the caller's."""
+    target = world.target("steady")
+    said = world.trace(target.real_pid, "-o", world.folder / "image", "--drop-fd", "99")
+    expect(said.code in (0, USAGE, CANNOT_CARRY), f"{said}")
+    unharmed(world, target)
+
+
+def objects(world):
+    """Kernel objects without a descriptor."""
+    for kind, text in (("posix-timer", "timer"), ("sysv-shm", "SysV")):
+        folder = world.folder / kind
+        folder.mkdir()
+        target = hold(world, folder, kind)
+        said = world.trace(target.real_pid, "-o", world.folder / "image.rfork")
+        expect(said.code == CANNOT_CARRY and text.lower() in said.err.lower(), f"{kind}: {said}")
+        expect(status(target.real_pid, "State") in "SR", "it is stopped")
+        world.go(folder)
+        target.wait().expect(0, out="ok\n")
+
+
+CASES = {"gone": gone, "zombie": zombie, "not-ours": not_ours, "traced": traced,
+         "kernel-thread": kernel_thread, "itself": itself, "thread": thread_id, "no-number": no_number,
+         "32-bit": thirty_two_bit, "descriptors": descriptors, "dropped": dropped,
+         "no-descriptor": no_descriptor, "objects": objects}
+
+if __name__ == "__main__":
+    case = sys.argv[1]
+    harness.main(CASES[case], user=case == "not-ours", isolated=case != "kernel-thread")

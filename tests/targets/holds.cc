@@ -1,0 +1,105 @@
+// Holds what can't be taken along (yet), named by the arguments: each opens one kind of descriptor or
+// object, and its number is written to FOLDER/KIND. `lost` as the first argument: after go, all
+// these descriptors must be closed; otherwise they must still be open.
+#include <fcntl.h>
+#include <pty.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/inotify.h>
+#include <sys/shm.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <vector>
+
+#include "target.h"
+
+namespace {
+
+int open_kind(const std::string& kind) {
+  int pair[2];
+  if (kind == "pipe") {
+    MUST(pipe2(pair, O_CLOEXEC));
+    close(pair[1]);
+    return pair[0];
+  }
+  if (kind == "socketpair") {
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+    close(pair[1]);
+    return pair[0];
+  }
+  if (kind == "tcp") return MUST(socket(AF_INET, SOCK_STREAM, 0));
+  if (kind == "eventfd") return MUST(eventfd(0, 0));
+  if (kind == "epoll") return MUST(epoll_create1(0));
+  if (kind == "timerfd") return MUST(timerfd_create(CLOCK_MONOTONIC, 0));
+  if (kind == "inotify") return MUST(inotify_init1(0));
+  if (kind == "pidfd") return int(MUST(syscall(SYS_pidfd_open, getpid(), 0)));
+  if (kind == "signalfd") {
+    sigset_t set;
+    sigemptyset(&set);
+    return MUST(signalfd(-1, &set, 0));
+  }
+  if (kind == "terminal") {
+    int master, slave;
+    MUST(openpty(&master, &slave, nullptr, nullptr, nullptr));
+    close(slave);
+    return master;
+  }
+  if (kind == "fifo") {
+    const std::string file = target::path("a-fifo");
+    MUST(mkfifo(file.c_str(), 0600));
+    return MUST(open(file.c_str(), O_RDWR));
+  }
+  target::fail("no such kind: %s", kind.c_str());
+}
+
+// Objects without a descriptor.
+bool make_object(const std::string& kind) {
+  if (kind == "posix-timer") {
+    timer_t timer;
+    sigevent event = {};
+    event.sigev_notify = SIGEV_NONE;
+    MUST(timer_create(CLOCK_MONOTONIC, &event, &timer));
+    return true;
+  }
+  if (kind == "sysv-shm") {
+    const int id = MUST(shmget(IPC_PRIVATE, 8192, 0600));
+    void* at = shmat(id, nullptr, 0);
+    MUST(shmctl(id, IPC_RMID, nullptr));
+    EXPECT(at != reinterpret_cast<void*>(-1));
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  target::begin(argc, argv, 1);
+  const bool lost = std::string(target::argument(0)) == "lost";
+  std::vector<int> held;
+  for (int i = lost ? 1 : 0; i < argc - 2; ++i) {
+    const std::string kind = target::argument(i);
+    if (make_object(kind)) continue;
+    const int fd = open_kind(kind);
+    held.push_back(fd);
+    const int note = MUST(open(target::path(kind.c_str()).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    const std::string number = std::to_string(fd);
+    EXPECT_EQ(write(note, number.data(), number.size()), number.size());
+    close(note);
+  }
+
+  target::ready();
+  target::wait_for_go();
+
+  for (const int fd : held) {
+    if ((fcntl(fd, F_GETFD) < 0) != lost) target::fail("descriptor %d is %s", fd, lost ? "open" : "closed");
+  }
+  target::finish();
+}
