@@ -18,15 +18,16 @@
 
 namespace rfork::image {
 
-inline constexpr uint64_t kPageSize = 4096;       ///< of the format; equals the host's on x86-64
-inline constexpr size_t kPrefixSize = 128;        ///< ELF header and section header 0
-inline constexpr uint64_t kMaxMetadata = 1u << 30;  ///< more than this before the page data is refused
+inline constexpr uint64_t kPageSize = 4096;  ///< of the format; equals the host's on x86-64
+inline constexpr size_t kPrefixSize = 128;   ///< ELF header and section header 0
+inline constexpr uint64_t kMaxMetadata = 1u
+                                         << 30;  ///< more than this before the page data is refused
 
 /// Writes an image. Order of calls: metadata() once, absorb() for all data, trailer() once.
 class Encoder {
  public:
-  /// `runs` in the order in which their bytes will be absorbed. They must not overlap, and must lie in
-  /// mappings of their process or within their object's size: std::invalid_argument otherwise.
+  /// `runs` in the order in which their bytes will be absorbed. They must not overlap, and must lie
+  /// in mappings of their process or within their object's size: std::invalid_argument otherwise.
   Encoder(const Snapshot& snapshot, std::span<const DataRun> runs);
   ~Encoder();
 
@@ -49,23 +50,24 @@ class Encoder {
 /// What stands before the page data.
 struct Metadata {
   Snapshot snapshot;
-  std::vector<DataRun> runs;      ///< in stream order
-  uint64_t data_offset = 0;       ///< of the page data in the image
+  std::vector<DataRun> runs;  ///< in stream order
+  uint64_t data_offset = 0;   ///< of the page data in the image
   uint64_t data_size = 0;
   uint64_t trailer_size = 0;
   uint64_t total_size = 0;
 };
 
-// Every function below throws Refusal(Failure::bad_image) that names the byte offset and the field when
-// the bytes are no image, an image of a later version, cut or altered. No length, count or offset is
-// believed before it is checked.
+// Every function below throws Refusal(Failure::bad_image) that names the byte offset and the field
+// when the bytes are no image, an image of a later version, cut or altered. No length, count or
+// offset is believed before it is checked.
 
-/// How many bytes the metadata has in all (prefix included), from the first kPrefixSize bytes. `prefix` may
-/// be shorter when the input ended: then the refusal says what the input is (empty, an ELF program, an
-/// ordinary core file, ...).
+/// How many bytes the metadata has in all (prefix included), from the first kPrefixSize bytes.
+/// `prefix` may be shorter when the input ended: then the refusal says what the input is (empty, an
+/// ELF program, an ordinary core file, ...).
 uint64_t metadata_size(std::span<const std::byte> prefix);
 
-/// Checks the seal and decodes. `bytes` are the metadata_size() first bytes; fewer means the image is cut.
+/// Checks the seal and decodes. `bytes` are the metadata_size() first bytes; fewer means the image
+/// is cut.
 Metadata decode_metadata(std::span<const std::byte> bytes);
 
 /// Refuses bytes that a cut image lacks: "the image is cut at byte N of M".
@@ -78,8 +80,8 @@ class Verifier {
   ~Verifier();
   /// The next bytes of page data, in any split.
   void absorb(std::span<const std::byte> data);
-  /// Compares with the trailer (Metadata::trailer_size bytes). Refuses, with the offset of the first block
-  /// that is altered. Page data must not run before this returned.
+  /// Compares with the trailer (Metadata::trailer_size bytes). Refuses, with the offset of the
+  /// first block that is altered. Page data must not run before this returned.
   void check(std::span<const std::byte> trailer);
 
  private:

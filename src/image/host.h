@@ -9,7 +9,8 @@
 
 namespace rfork::image {
 
-/// The running host's facts: uname, CPUID, XGETBV, page size, kernel abilities. Cheap (well under 1 ms).
+/// The running host's facts: uname, CPUID, XGETBV, page size, kernel abilities. Cheap (well under 1
+/// ms).
 ///
 /// Abilities are: "mm_map" (prctl PR_SET_MM_MAP), "rseq", "time_namespace", "la57" (56-bit
 /// addresses), "hugetlb:SIZE" for each huge page size in bytes that has a pool, "memfd_exec".
@@ -28,8 +29,8 @@ struct FitOptions {
   bool ignore_cpu = false;  ///< accept missing instruction sets and XSAVE components
 };
 
-/// Every reason why a process with `needs` can't go on on `here`, one for each thing that is missing; empty when it
-/// fits. Pure. CPU reasons advise --ignore-cpu.
+/// Every reason why a process with `needs` can't go on on `here`, one for each thing that is
+/// missing; empty when it fits. Pure. CPU reasons advise --ignore-cpu.
 std::vector<Reason> misfits(const Needs& needs, const Host& here, const FitOptions& options);
 
 }  // namespace rfork::image

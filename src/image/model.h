@@ -34,14 +34,14 @@ struct Host {
   std::string name;          ///< uname nodename
   std::string architecture;  ///< "x86_64"
   std::string kernel;        ///< uname release
-  std::string boot_id;       ///< /proc/sys/kernel/random/boot_id: equal means the same running kernel
+  std::string boot_id;  ///< /proc/sys/kernel/random/boot_id: equal means the same running kernel
   uint64_t page_size = 0;
   uint64_t address_limit = 0;             ///< first address past user space (47 or 56 bits)
   std::vector<std::string> cpu_features;  ///< instruction-set extensions a program can use, sorted
-  std::vector<std::string> cpu_hints;     ///< flags that only tell of speed (erms, fsrm): never a reason to refuse
-  uint64_t xcr0 = 0;                      ///< XSAVE components that the kernel enables
-  std::vector<XstateComponent> xstate;    ///< layout of those beyond x87 and SSE
-  std::vector<std::string> abilities;     ///< kernel abilities by name, sorted: see host.h
+  std::vector<std::string> cpu_hints;   ///< flags that only tell of speed: never a reason to refuse
+  uint64_t xcr0 = 0;                    ///< XSAVE components that the kernel enables
+  std::vector<XstateComponent> xstate;  ///< layout of those beyond x87 and SSE
+  std::vector<std::string> abilities;   ///< kernel abilities by name, sorted: see host.h
 };
 
 /// A named file on disk, by what identifies it.
@@ -49,13 +49,13 @@ struct File {
   uint32_t id = 0;
   std::string path;  ///< absolute, as the process sees it
   uint64_t size = 0;
-  uint32_t mode = 0;      ///< st_mode
-  uint64_t device = 0;    ///< st_dev; comparable only under the same boot id
+  uint32_t mode = 0;    ///< st_mode
+  uint64_t device = 0;  ///< st_dev; comparable only under the same boot id
   uint64_t inode = 0;
   int64_t mtime_ns = 0;
-  int64_t btime_ns = 0;   ///< birth time, 0 where the file system has none
-  std::string build_id;   ///< hexadecimal, of an ELF file that has one; else empty
-  std::string digest;     ///< XXH3-128 of the contents in hexadecimal, where it was computed; else empty
+  int64_t btime_ns = 0;  ///< birth time, 0 where the file system has none
+  std::string build_id;  ///< hexadecimal, of an ELF file that has one; else empty
+  std::string digest;    ///< XXH3-128 of the contents in hexadecimal where computed; else empty
   bool operator==(const File&) const = default;
 };
 
@@ -66,14 +66,15 @@ struct Object {
     memfd,
     deleted_file,  ///< an open or mapped file with no name left
     file,          ///< a named regular file (`file`), whole, that the destination lacks
-    file_pages,    ///< only the mapped ranges of a named file (`file`): clean pages of a program or library
+    file_pages,    ///< only the mapped ranges of a named file (`file`): clean pages of a program or
+                   ///< library
   };
   uint32_t id = 0;
   Kind kind = Kind::shared_anonymous;
   std::string name;  ///< as /proc/PID/maps shows it, without " (deleted)"
   uint64_t size = 0;
   uint32_t mode = 0600;
-  uint32_t seals = 0;  ///< F_SEAL_* of a memfd
+  uint32_t seals = 0;           ///< F_SEAL_* of a memfd
   uint64_t huge_page_size = 0;  ///< of a hugetlb memfd; 0 else
   std::optional<uint32_t> file;
 };
@@ -81,15 +82,17 @@ struct Object {
 /// An open file description: what several descriptors may share.
 struct Description {
   enum class Kind : uint8_t {
-    regular,    ///< `file`; where the image carries its contents an Object of kind file names the same File
+    regular,    ///< `file`; where the image carries its contents an Object of kind file names the
+                ///< same File
     directory,  ///< reopened by path
-    device,     ///< a character device without state (null, zero, full, random, urandom, tty): reopened
+    device,     ///< a character device without state (null, zero, full, random, urandom, tty):
+                ///< reopened
     contents,   ///< `object`: a deleted file or memfd
     stdio,      ///< a pipe, socket or terminal on 0, 1 or 2: empty, log or the foreground's own
   };
   uint32_t id = 0;
   Kind kind = Kind::regular;
-  std::string path;  ///< as readlink of /proc/PID/fd/N says, without " (deleted)"
+  std::string path;   ///< as readlink of /proc/PID/fd/N says, without " (deleted)"
   int32_t flags = 0;  ///< fcntl(F_GETFL): access mode and status flags
   int64_t offset = 0;
   std::optional<uint32_t> file;
@@ -135,8 +138,8 @@ struct Mapping {
   uint32_t backing = 0;  ///< File or Object id
   uint64_t offset = 0;   ///< into the backing, bytes
   std::string name;      ///< what maps shows: a path, "[heap]", "[stack]", "[anon:NAME]", or empty
-  /// Whether the process ever had (or may get) write access: VM_MAYWRITE. A shared file mapping of a
-  /// descriptor opened read-only has not.
+  /// Whether the process ever had (or may get) write access: VM_MAYWRITE. A shared file mapping of
+  /// a descriptor opened read-only has not.
   bool may_write = true;
 };
 
@@ -158,11 +161,11 @@ using PendingSignal = std::array<std::byte, 128>;
 
 struct Thread {
   int32_t tid = 0;
-  std::string name;          ///< comm
-  Bytes registers;           ///< struct user_regs_struct: as they are to be when the thread runs again (a
-                             ///< system call that was interrupted is already wound back)
-  Bytes floating_point;      ///< struct user_fpregs_struct (FXSAVE)
-  Bytes xstate;              ///< whole XSAVE area in the origin's layout (Host::xstate)
+  std::string name;  ///< comm
+  Bytes registers;   ///< struct user_regs_struct: as they are to be when the thread runs again (a
+                     ///< system call that was interrupted is already wound back)
+  Bytes floating_point;  ///< struct user_fpregs_struct (FXSAVE)
+  Bytes xstate;          ///< whole XSAVE area in the origin's layout (Host::xstate)
   uint64_t signal_mask = 0;
   AltStack alt_stack;
   uint64_t robust_list = 0;
@@ -214,7 +217,8 @@ struct Credentials {
   uint32_t gid = 0, egid = 0, sgid = 0, fsgid = 0;
   std::vector<uint32_t> groups;
   std::string user;  ///< name of euid at the origin; may be empty
-  uint64_t cap_inheritable = 0, cap_permitted = 0, cap_effective = 0, cap_bounding = 0, cap_ambient = 0;
+  uint64_t cap_inheritable = 0, cap_permitted = 0, cap_effective = 0, cap_bounding = 0,
+           cap_ambient = 0;
 };
 
 struct Process {
@@ -237,7 +241,7 @@ struct Process {
   std::array<IntervalTimer, 3> timers{};
   MemoryLayout layout;
   Bytes auxv;
-  std::vector<SignalAction> actions;  ///< all 64, in order
+  std::vector<SignalAction> actions;   ///< all 64, in order
   std::vector<PendingSignal> pending;  ///< process-directed
   std::vector<Thread> threads;         ///< the thread-group leader first
   std::vector<Mapping> mappings;       ///< by address, not overlapping
@@ -248,17 +252,18 @@ struct Process {
 /// A snapshot without its pages.
 struct Snapshot {
   Host host;
-  int64_t realtime_ns = 0, monotonic_ns = 0, boottime_ns = 0;  ///< clocks of the process when it was frozen
-  bool moved = false;  ///< the original ends when this is complete
-  bool thin = false;   ///< clean pages and contents of named files were left out
+  int64_t realtime_ns = 0, monotonic_ns = 0,
+          boottime_ns = 0;  ///< clocks of the process when it was frozen
+  bool moved = false;       ///< the original ends when this is complete
+  bool thin = false;        ///< clean pages and contents of named files were left out
   std::vector<File> files;
   std::vector<Object> objects;
   std::vector<Description> descriptions;
   std::vector<Process> processes;
 };
 
-/// A run of carried bytes, in the order of the stream. Page-aligned and non-empty; a run of an object may
-/// end off a page at the object's end, the stream then has zeros up to the page.
+/// A run of carried bytes, in the order of the stream. Page-aligned and non-empty; a run of an
+/// object may end off a page at the object's end, the stream then has zeros up to the page.
 struct DataRun {
   enum class Target : uint8_t {
     memory,  ///< `range` are addresses in process number `owner`

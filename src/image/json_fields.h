@@ -1,0 +1,242 @@
+// The fields of every struct of model.h, listed once: to_json() and from_json() both walk these
+// lists, so a field can't be written and not read.
+//
+// visit_fields(visit, value) calls visit(name, field) for each; `value` is const for writing.
+#pragma once
+
+#include <concepts>
+#include <type_traits>
+
+#include "image/host.h"
+#include "image/model.h"
+
+namespace rfork::image {
+
+template <typename T, typename Struct>
+concept Is = std::same_as<std::remove_const_t<T>, Struct>;
+
+void visit_fields(auto& visit, Is<XstateComponent> auto& x) {
+  visit("index", x.index);
+  visit("offset", x.offset);
+  visit("size", x.size);
+}
+
+void visit_fields(auto& visit, Is<Host> auto& x) {
+  visit("name", x.name);
+  visit("architecture", x.architecture);
+  visit("kernel", x.kernel);
+  visit("boot_id", x.boot_id);
+  visit("page_size", x.page_size);
+  visit("address_limit", x.address_limit);
+  visit("cpu_features", x.cpu_features);
+  visit("cpu_hints", x.cpu_hints);
+  visit("xcr0", x.xcr0);
+  visit("xstate", x.xstate);
+  visit("abilities", x.abilities);
+}
+
+void visit_fields(auto& visit, Is<Needs> auto& x) {
+  visit("host", x.host);
+  visit("abilities", x.abilities);
+}
+
+void visit_fields(auto& visit, Is<File> auto& x) {
+  visit("id", x.id);
+  visit("path", x.path);
+  visit("size", x.size);
+  visit("mode", x.mode);
+  visit("device", x.device);
+  visit("inode", x.inode);
+  visit("mtime_ns", x.mtime_ns);
+  visit("btime_ns", x.btime_ns);
+  visit("build_id", x.build_id);
+  visit("digest", x.digest);
+}
+
+void visit_fields(auto& visit, Is<Object> auto& x) {
+  visit("id", x.id);
+  visit("kind", x.kind);
+  visit("name", x.name);
+  visit("size", x.size);
+  visit("mode", x.mode);
+  visit("seals", x.seals);
+  visit("huge_page_size", x.huge_page_size);
+  visit("file", x.file);
+}
+
+void visit_fields(auto& visit, Is<Description> auto& x) {
+  visit("id", x.id);
+  visit("kind", x.kind);
+  visit("path", x.path);
+  visit("flags", x.flags);
+  visit("offset", x.offset);
+  visit("file", x.file);
+  visit("object", x.object);
+}
+
+void visit_fields(auto& visit, Is<Descriptor> auto& x) {
+  visit("fd", x.fd);
+  visit("description", x.description);
+  visit("close_on_exec", x.close_on_exec);
+}
+
+void visit_fields(auto& visit, Is<Mapping> auto& x) {
+  visit("range", x.range);
+  visit("protection", x.protection);
+  visit("shared", x.shared);
+  visit("grows_down", x.grows_down);
+  visit("no_reserve", x.no_reserve);
+  visit("huge_page_size", x.huge_page_size);
+  visit("advice", x.advice);
+  visit("kind", x.kind);
+  visit("backing", x.backing);
+  visit("offset", x.offset);
+  visit("name", x.name);
+  visit("may_write", x.may_write);
+}
+
+void visit_fields(auto& visit, Is<AltStack> auto& x) {
+  visit("address", x.address);
+  visit("flags", x.flags);
+  visit("size", x.size);
+}
+
+void visit_fields(auto& visit, Is<Rseq> auto& x) {
+  visit("address", x.address);
+  visit("size", x.size);
+  visit("signature", x.signature);
+  visit("flags", x.flags);
+}
+
+void visit_fields(auto& visit, Is<Thread> auto& x) {
+  visit("tid", x.tid);
+  visit("name", x.name);
+  visit("registers", x.registers);
+  visit("floating_point", x.floating_point);
+  visit("xstate", x.xstate);
+  visit("signal_mask", x.signal_mask);
+  visit("alt_stack", x.alt_stack);
+  visit("robust_list", x.robust_list);
+  visit("robust_list_size", x.robust_list_size);
+  visit("rseq", x.rseq);
+  visit("clear_child_tid", x.clear_child_tid);
+  visit("pending", x.pending);
+  visit("nice", x.nice);
+}
+
+void visit_fields(auto& visit, Is<MemoryPatch> auto& x) {
+  visit("address", x.address);
+  visit("bytes", x.bytes);
+}
+
+void visit_fields(auto& visit, Is<SignalAction> auto& x) {
+  visit("signal", x.signal);
+  visit("handler", x.handler);
+  visit("flags", x.flags);
+  visit("restorer", x.restorer);
+  visit("mask", x.mask);
+}
+
+void visit_fields(auto& visit, Is<IntervalTimer> auto& x) {
+  visit("value_us", x.value_us);
+  visit("interval_us", x.interval_us);
+}
+
+void visit_fields(auto& visit, Is<Limit> auto& x) {
+  visit("soft", x.soft);
+  visit("hard", x.hard);
+}
+
+void visit_fields(auto& visit, Is<MemoryLayout> auto& x) {
+  visit("start_code", x.start_code);
+  visit("end_code", x.end_code);
+  visit("start_data", x.start_data);
+  visit("end_data", x.end_data);
+  visit("start_brk", x.start_brk);
+  visit("brk", x.brk);
+  visit("start_stack", x.start_stack);
+  visit("arg_start", x.arg_start);
+  visit("arg_end", x.arg_end);
+  visit("env_start", x.env_start);
+  visit("env_end", x.env_end);
+}
+
+void visit_fields(auto& visit, Is<Credentials> auto& x) {
+  visit("uid", x.uid);
+  visit("euid", x.euid);
+  visit("suid", x.suid);
+  visit("fsuid", x.fsuid);
+  visit("gid", x.gid);
+  visit("egid", x.egid);
+  visit("sgid", x.sgid);
+  visit("fsgid", x.fsgid);
+  visit("groups", x.groups);
+  visit("user", x.user);
+  visit("cap_inheritable", x.cap_inheritable);
+  visit("cap_permitted", x.cap_permitted);
+  visit("cap_effective", x.cap_effective);
+  visit("cap_bounding", x.cap_bounding);
+  visit("cap_ambient", x.cap_ambient);
+}
+
+/// All of a process but its long lists.
+void visit_head(auto& visit, Is<Process> auto& x) {
+  visit("pid", x.pid);
+  visit("ppid", x.ppid);
+  visit("pgid", x.pgid);
+  visit("sid", x.sid);
+  visit("name", x.name);
+  visit("command_line", x.command_line);
+  visit("executable", x.executable);
+  visit("executable_deleted", x.executable_deleted);
+  visit("cwd", x.cwd);
+  visit("root", x.root);
+  visit("umask", x.umask);
+  visit("personality", x.personality);
+  visit("dumpable", x.dumpable);
+  visit("no_new_privs", x.no_new_privs);
+  visit("oom_score_adj", x.oom_score_adj);
+  visit("start_time_ns", x.start_time_ns);
+  visit("stop_signal", x.stop_signal);
+  visit("credentials", x.credentials);
+  visit("limits", x.limits);
+  visit("timers", x.timers);
+  visit("layout", x.layout);
+  visit("auxv", x.auxv);
+  visit("actions", x.actions);
+  visit("pending", x.pending);
+  visit("patches", x.patches);
+}
+
+void visit_fields(auto& visit, Is<Process> auto& x) {
+  visit_head(visit, x);
+  visit("threads", x.threads);
+  visit("mappings", x.mappings);
+  visit("descriptors", x.descriptors);
+}
+
+/// All of a snapshot but its lists and its host.
+void visit_head(auto& visit, Is<Snapshot> auto& x) {
+  visit("realtime_ns", x.realtime_ns);
+  visit("monotonic_ns", x.monotonic_ns);
+  visit("boottime_ns", x.boottime_ns);
+  visit("moved", x.moved);
+  visit("thin", x.thin);
+}
+
+void visit_fields(auto& visit, Is<Snapshot> auto& x) {
+  visit_head(visit, x);
+  visit("host", x.host);
+  visit("files", x.files);
+  visit("objects", x.objects);
+  visit("descriptions", x.descriptions);
+  visit("processes", x.processes);
+}
+
+void visit_fields(auto& visit, Is<DataRun> auto& x) {
+  visit("target", x.target);
+  visit("owner", x.owner);
+  visit("range", x.range);
+}
+
+}  // namespace rfork::image

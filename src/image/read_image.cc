@@ -1,0 +1,75 @@
+#include "image/read_image.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace rfork::image {
+
+namespace {
+
+constexpr size_t kChunk = 1u << 20;
+
+/// Until `total` bytes are there. Grows with what comes, not with what the header promises.
+void read_until(int fd, Bytes& bytes, uint64_t total) {
+  while (bytes.size() < total) {
+    const size_t start = bytes.size();
+    bytes.resize(start + std::min<uint64_t>(kChunk, total - start));
+    const size_t n = read_full(fd, std::span(bytes).subspan(start), "the image");
+    bytes.resize(start + n);
+    if (n == 0) return;
+  }
+}
+
+Metadata read_metadata(int fd) {
+  struct stat facts {};
+  if (::fstat(fd, &facts) < 0) throw_errno("fstat", "the image");
+  if (S_ISDIR(facts.st_mode)) throw Refusal(Failure::bad_image, "this is a directory, no image");
+  Bytes bytes;
+  read_until(fd, bytes, kPrefixSize);
+  const uint64_t size = metadata_size(bytes);
+  bytes.reserve(size);  // untouched pages cost nothing
+  read_until(fd, bytes, size);
+  return decode_metadata(bytes);
+}
+
+}  // namespace
+
+ImageReader::ImageReader(int fd)
+    : fd_(fd),
+      metadata_(read_metadata(fd)),
+      left_(metadata_.data_size),
+      verifier_(std::make_unique<Verifier>(metadata_)) {}
+
+size_t ImageReader::read(std::span<std::byte> buffer) {
+  const auto wanted = buffer.first(std::min<uint64_t>(buffer.size(), left_));
+  const size_t n = read_full(fd_, wanted, "the image");
+  if (n < wanted.size()) {
+    refuse_cut(metadata_.data_offset + metadata_.data_size - left_ + n, metadata_.total_size);
+  }
+  verifier_->absorb(wanted);
+  left_ -= n;
+  return n;
+}
+
+void ImageReader::finish() {
+  if (left_ != 0) {
+    Bytes buffer(256u << 10);
+    while (read(buffer) != 0) continue;
+  }
+  Bytes trailer;
+  read_until(fd_, trailer, metadata_.trailer_size);
+  verifier_->check(trailer);
+  std::byte next{};
+  if (read_full(fd_, {&next, 1}, "the image") != 0) {
+    throw Refusal(
+        Failure::bad_image,
+        fmt::format("the image ends at byte {}, but something follows", metadata_.total_size),
+        "make or copy it again");
+  }
+}
+
+}  // namespace rfork::image

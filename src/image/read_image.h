@@ -1,0 +1,39 @@
+// Reads an image from a descriptor, front to back: a file, a pipe or a socket.
+//
+//   ImageReader reader(fd);                     // metadata, checked
+//   while (size_t n = reader.read(buffer)) ...  // page data, digested on the way
+//   reader.finish();                            // trailer, and that nothing follows
+//
+// What read() gave must not be acted upon for good before finish() returned.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "image/format.h"
+
+namespace rfork::image {
+
+class ImageReader {
+ public:
+  /// Borrows `fd`. Reads and checks everything before the page data. Throws Refusal(bad_image),
+  /// also for a directory, and Error when it can't be read.
+  explicit ImageReader(int fd);
+
+  const Metadata& metadata() const { return metadata_; }
+  /// The next bytes of page data: as many as fit into `buffer`, fewer only at the end, 0 behind it.
+  /// Throws Refusal when the image is cut here.
+  size_t read(std::span<std::byte> buffer);
+  /// Reads what is left, compares the digests, and makes sure that nothing follows.
+  void finish();
+
+ private:
+  int fd_;
+  Metadata metadata_;
+  uint64_t left_ = 0;
+  std::unique_ptr<Verifier> verifier_;
+};
+
+}  // namespace rfork::image
