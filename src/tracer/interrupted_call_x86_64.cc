@@ -2,6 +2,7 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -31,9 +32,9 @@ struct TimeOut {
   Register remainder = nullptr;  // of a sleep: where the kernel has written the rest already
 };
 
-TimeOut time_out_of(const user_regs_struct& regs) {
+TimeOut time_out_of(const user_regs_struct& regs, long number) {
   using Form = TimeOut::Form;
-  switch (static_cast<long>(regs.orig_rax)) {
+  switch (number) {
     case SYS_nanosleep:
       return {Form::sleep, &user_regs_struct::rdi, &user_regs_struct::rsi};
     case SYS_clock_nanosleep:
@@ -82,6 +83,46 @@ bool gives_eintr_for_a_stop(long number) {
     default:
       return false;
   }
+}
+
+bool is_restartable_by_block(long number) {
+  return number == SYS_nanosleep || number == SYS_clock_nanosleep || number == SYS_poll ||
+         number == SYS_futex;
+}
+
+// The `mov eax, NUMBER` in front of the syscall instruction, where libraries put it.
+std::optional<long> number_in_code(const user_regs_struct& regs, const ProcessMemory& memory) {
+  std::array<std::byte, 64> code;
+  const uint64_t start = regs.rip - kSystemCallSize - code.size();
+  if (!memory.try_read(start, code)) return std::nullopt;
+  for (size_t at = code.size() - 5 + 1; at-- > 0;) {
+    int32_t number;
+    std::memcpy(&number, code.data() + at + 1, sizeof number);
+    if (code[at] == std::byte{0xb8} && is_restartable_by_block(number)) return number;
+  }
+  return std::nullopt;
+}
+
+// A call that had been interrupted before is restart_syscall by now, with the arguments of the
+// first one and without its number. Only four calls are restarted so; their arguments tell them
+// apart where the code does not.
+long number_before_restart(const user_regs_struct& regs, const ProcessMemory& memory) {
+  if (const auto number = number_in_code(regs, memory)) return *number;
+  constexpr uint64_t kLowestAddress = 65536;
+  const auto is_time = [&](uint64_t address) {
+    timespec time{};
+    return memory.try_read_value(address, time) && time.tv_sec >= 0 && time.tv_nsec >= 0 &&
+           time.tv_nsec < 1'000'000'000;
+  };
+  if (regs.rdi < kLowestAddress || static_cast<int32_t>(regs.rdi) < 0) {
+    return regs.rsi == 0 && is_time(regs.rdx) ? SYS_clock_nanosleep : SYS_poll;
+  }
+  if (regs.rsi >= kLowestAddress) return SYS_nanosleep;
+  const uint64_t command = regs.rsi & FUTEX_CMD_MASK;
+  const bool futex_command = command == FUTEX_WAIT || command == FUTEX_WAIT_BITSET;
+  if (regs.rsi != 0 && futex_command && is_time(regs.r10)) return SYS_futex;
+  if (regs.rsi == 0 && is_time(regs.rdi)) return SYS_nanosleep;
+  return regs.rsi == 0 && is_time(regs.r10) ? SYS_futex : SYS_poll;
 }
 
 // How long the thread had been asleep in this very call. The marks are the thread's own, so that
@@ -148,16 +189,17 @@ GoingOn after_interruption(const StoppedThread& thread, const ProcessMemory& mem
   user_regs_struct& regs = result.registers;
   if (static_cast<int64_t>(regs.orig_rax) < 0) return result;
   const auto outcome = static_cast<int64_t>(regs.rax);
-  const auto number = static_cast<long>(regs.orig_rax);
+  auto number = static_cast<long>(regs.orig_rax);
   const bool restarts = outcome == kRestartSys || outcome == kRestartNoIntr ||
                         outcome == kRestartNoHandler || outcome == kRestartBlock;
   const bool repeats = outcome == -EINTR && !signal_waits && gives_eintr_for_a_stop(number);
   if (restarts || repeats) {
+    if (number == SYS_restart_syscall) number = number_before_restart(regs, memory);
     if (outcome == kRestartBlock || repeats) {
-      shorten(result, time_out_of(regs), memory, slept_ns(thread, now));
+      shorten(result, time_out_of(regs, number), memory, slept_ns(thread, now));
     }
     regs.rip -= kSystemCallSize;
-    regs.rax = regs.orig_rax;
+    regs.rax = static_cast<uint64_t>(number);
     result.repeats_eintr = repeats;
   }
   regs.orig_rax = ~0ull;

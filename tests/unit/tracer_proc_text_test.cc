@@ -1,0 +1,95 @@
+// The texts of /proc: real lines, odd lines, and lines that are none.
+#include <sys/resource.h>
+#include <sys/sysmacros.h>
+
+#include <catch2/catch.hpp>
+#include <stdexcept>
+
+#include "tracer/proc_text.h"
+
+using namespace rfork;
+using namespace rfork::tracer;
+
+TEST_CASE("maps lines are parsed with all their fields") {
+  const auto lines = parse_maps(
+      "00400000-00401000 r-xp 00002000 fe:00 1234                               /usr/bin/a b\n"
+      "7f0000000000-7f0000001000 rw-s 00000000 00:01 77                         /memfd:x "
+      "(deleted)\n"
+      "7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0                          [stack]\n"
+      "7f0000002000-7f0000003000 ---p 00000000 00:00 0 \n"
+      "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n");
+  REQUIRE(lines.size() == 4);
+  CHECK(lines[0].range == Range{0x400000, 0x401000});
+  CHECK((lines[0].read && !lines[0].write && lines[0].execute && !lines[0].shared));
+  CHECK(lines[0].offset == 0x2000);
+  CHECK(lines[0].device == makedev(0xfe, 0));
+  CHECK(lines[0].inode == 1234);
+  CHECK(lines[0].name == "/usr/bin/a b");
+  CHECK_FALSE(lines[0].deleted);
+  CHECK(lines[1].name == "/memfd:x");
+  CHECK(lines[1].deleted);
+  CHECK(lines[1].shared);
+  CHECK(lines[2].name == "[stack]");
+  CHECK(lines[3].name.empty());
+}
+
+TEST_CASE("a newline in a path comes back") {
+  const auto lines = parse_maps("1000-2000 r--p 00000000 fe:00 5 /tmp/a\\012b\n");
+  CHECK(lines.at(0).name == "/tmp/a\nb");
+}
+
+TEST_CASE("what is no maps line is refused with its text") {
+  for (const char* bad : {"nonsense\n", "2000-1000 r--p 0 fe:00 5\n", "1000-2000 r-p 0 fe:00 5\n",
+                          "1000-2000 r--p zz fe:00 5\n"}) {
+    CHECK_THROWS_AS(parse_maps(bad), std::invalid_argument);
+  }
+}
+
+TEST_CASE("smaps gives page size and flags of each mapping") {
+  const auto entries = parse_smaps(
+      "1000-3000 rw-p 00000000 00:00 0 [heap]\nSize:  8 kB\nKernelPageSize:        4 kB\n"
+      "VmFlags: rd wr mr mw me ac sd \n"
+      "5000-6000 rw-p 00000000 00:00 0 \nKernelPageSize:     2048 kB\nVmFlags: rd wr dc wf ht \n");
+  REQUIRE(entries.size() == 2);
+  CHECK(entries[0].range == Range{0x1000, 0x3000});
+  CHECK(entries[0].kernel_page_size == 4096);
+  CHECK(entries[0].has("mw"));
+  CHECK_FALSE(entries[0].has("dc"));
+  CHECK(entries[1].kernel_page_size == 2u << 20);
+  CHECK(entries[1].has("wf"));
+  CHECK_THROWS_AS(parse_smaps("Size: 8 kB\n"), std::invalid_argument);
+}
+
+TEST_CASE("a program's name can hold anything, parentheses too") {
+  std::string text = "12 (a) b (c) S 1 2 3";
+  for (int i = 0; i < 60; ++i) text += " 7";
+  const auto fields = parse_stat_fields(text);
+  CHECK(fields.at(0) == "S");
+  CHECK(fields.at(1) == "1");
+  CHECK_THROWS_AS(parse_stat_fields("12 (a) S 1 2"), std::invalid_argument);
+  CHECK_THROWS_AS(parse_stat_fields("garbage"), std::invalid_argument);
+}
+
+TEST_CASE("limits are found by name, unlimited is all ones") {
+  const char* names[] = {
+      "Max cpu time",       "Max file size",     "Max data size",         "Max stack size",
+      "Max core file size", "Max resident set",  "Max processes",         "Max open files",
+      "Max locked memory",  "Max address space", "Max file locks",        "Max pending signals",
+      "Max msgqueue size",  "Max nice priority", "Max realtime priority", "Max realtime timeout"};
+  std::string text = "Limit                     Soft Limit           Hard Limit           Units\n";
+  int soft = 1;
+  for (const char* name : names)
+    text += std::string(name) + "    " + std::to_string(soft++) + "   unlimited  bytes\n";
+  const auto limits = parse_limits(text);
+  CHECK(limits[RLIMIT_CPU].soft == 1);
+  CHECK(limits[RLIMIT_STACK].soft == 4);
+  CHECK(limits[RLIMIT_NOFILE].soft == 8);
+  CHECK(limits[RLIMIT_NOFILE].hard == RLIM_INFINITY);
+  CHECK_THROWS_AS(parse_limits("Max cpu time 1 2 seconds\n"), std::invalid_argument);
+}
+
+TEST_CASE("values of fdinfo and sched") {
+  CHECK(value_of("pos:\t17\nflags:\t0100002\n", "flags") == "0100002");
+  CHECK(value_of("se.exec_start      :     12.5\nnr_switches   :   7\n", "nr_switches") == "7");
+  CHECK_FALSE(value_of("pos:\t17\n", "mnt_id").has_value());
+}
