@@ -46,14 +46,14 @@ def expect(condition, message):
 
 
 def wait_until(condition, what, seconds=DEADLINE):
-    """Polls; the condition is what is waited for, the time only bounds it."""
+    """Polls; the condition is what is waited for, the time only bounds it. `what` may be a function."""
     end = time.monotonic() + seconds
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > end:
-            raise Failed(f"not within {seconds:.0f} s: {what}")
+            raise Failed(f"not within {seconds:.0f} s: {what() if callable(what) else what}")
         time.sleep(0.005)
 
 

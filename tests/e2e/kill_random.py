@@ -62,15 +62,15 @@ class Victim:
         """Waits until everything has come to rest and judges it."""
         here = lambda: self.target.running() and not is_stopped(self.target.pid)
         there = self.daemon.settled
+        now = lambda: (f"{what}\noriginal runs: {here()}, children: {there()}\n"
+                       f"{harness.state_of(self.target.pid)}")
         if way == "move":
             # The keeper that sees a commit through may need a moment.
-            harness.wait_until(lambda: here() + len(there()) == 1 and here() == here(),
-                               f"exactly one of original and child runs: {what}; original: {here()}, "
-                               f"children: {there()}\n{harness.state_of(self.target.pid)}", 30)
+            harness.wait_until(lambda: here() + len(there()) == 1, now, 30)
             time.sleep(0.01)
-            expect(here() + len(there()) == 1, f"it didn't stay that way: {what}")
+            expect(here() + len(there()) == 1, f"it didn't stay that way: {now()}")
         else:
-            harness.wait_until(here, f"the original goes on: {what}\n{harness.state_of(self.target.pid)}", 10)
+            harness.wait_until(here, now, 10)
         for child in there():
             self.world.go(self.folder) if way == "move" else self.daemon.ctl("kill", str(child["id"]), "KILL")
             ended = self.daemon.finished(str(child["id"]))
