@@ -22,6 +22,7 @@
 #include "tracer/ptrace.h"
 #include "tracer/remote_syscalls.h"
 #include "tracer/thread_state.h"
+#include "tracer/xstate_x86_64.h"
 
 namespace rfork::tracer {
 
@@ -216,6 +217,11 @@ void Capture::State::assemble(image::Process process) {
   process.mappings = inventory.mappings;
   process.descriptors = inventory.descriptors;
   snapshot.host = examination.needs.host;
+  const auto layout = common_xstate_layout(snapshot.host.xcr0);
+  for (image::Thread& thread : process.threads) {
+    thread.xstate = move_xstate(thread.xstate, snapshot.host.xstate, layout);
+  }
+  snapshot.host.xstate = layout;
   snapshot.moved = options.move;
   snapshot.thin = options.thin;
   snapshot.files = inventory.files;
