@@ -371,10 +371,12 @@ def main(test, *arguments, user=False, isolated=True):
     """Runs `test(world, *arguments)` and exits."""
     if os.geteuid() == 0 and isolated and "RFORK_TEST_ISOLATED" not in os.environ:
         os.environ["RFORK_TEST_ISOLATED"] = "1"
+        # The shell is the namespace's init and reaps orphans.
         os.execvp("unshare", ["unshare", "--pid", "--fork", "--kill-child=KILL", "--mount", "--mount-proc",
-                              sys.executable, *sys.argv])
-    pr_set_child_subreaper = 36
-    ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
+                              "sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-B", *sys.argv])
+    if "RFORK_TEST_ISOLATED" not in os.environ:
+        pr_set_child_subreaper = 36
+        ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
     os.umask(0o022)
 
     def give_up(number, _frame):
