@@ -1,0 +1,133 @@
+// Whether a process fits on a host, and what this host says of itself.
+#include <sys/mman.h>
+
+#include <catch2/catch.hpp>
+#include <fstream>
+#include <iterator>
+#include <set>
+#include <sstream>
+
+#include "image/host.h"
+#include "image_samples.h"
+
+using namespace rfork;
+using namespace rfork::image;
+using Catch::Matchers::Contains;
+
+namespace {
+
+Needs needs() {
+  return {samples::small_snapshot().host, {"mm_map"}};
+}
+
+std::vector<std::string> lines_of(const Needs& needs, const Host& here, FitOptions options = {}) {
+  std::vector<std::string> lines;
+  for (const Reason& reason : misfits(needs, here, options)) lines.push_back(reason.line());
+  return lines;
+}
+
+}  // namespace
+
+TEST_CASE("a process fits on its own host and on a better one") {
+  Host better = needs().host;
+  better.cpu_features.push_back("avx512f");
+  better.xcr0 |= 0xe0;
+  better.abilities.push_back("la57");
+  CHECK(lines_of(needs(), needs().host).empty());
+  CHECK(lines_of(needs(), better).empty());
+}
+
+TEST_CASE("a missing extension is named, and --ignore-cpu accepts it") {
+  Host here = needs().host;
+  here.cpu_features = {"avx", "sse4_2"};
+  const auto lines = lines_of(needs(), here);
+  REQUIRE(lines.size() == 1);
+  CHECK_THAT(lines[0], Contains("avx2") && Contains("--ignore-cpu"));
+  CHECK(lines_of(needs(), here, {.ignore_cpu = true}).empty());
+}
+
+TEST_CASE("hints of speed never refuse") {
+  Host here = needs().host;
+  here.cpu_hints.clear();
+  CHECK(lines_of(needs(), here).empty());
+}
+
+TEST_CASE("a missing XSAVE component is named") {
+  Host here = needs().host;
+  here.xcr0 = 3;
+  const auto lines = lines_of(needs(), here);
+  REQUIRE(lines.size() == 1);
+  CHECK_THAT(lines[0], Contains("component 2, AVX"));
+  CHECK(lines_of(needs(), here, {.ignore_cpu = true}).empty());
+}
+
+TEST_CASE("architecture, page size and abilities are named, each on a line") {
+  Host here = needs().host;
+  here.architecture = "aarch64";
+  CHECK_THAT(lines_of(needs(), here, {.ignore_cpu = true}).at(0), Contains("aarch64"));
+  here = needs().host;
+  here.page_size = 16384;
+  here.abilities.clear();
+  Needs wide = needs();
+  wide.abilities = {"la57", "mm_map", "rseq", "hugetlb:2097152", "memfd_exec", "telepathy"};
+  const auto lines = lines_of(wide, here);
+  REQUIRE(lines.size() == 7);
+  CHECK_THAT(lines[0], Contains("16384"));
+  CHECK_THAT(lines[1], Contains("47 bits"));
+  CHECK_THAT(lines[4], Contains("2097152"));
+  CHECK_THAT(lines[6], Contains("telepathy"));
+}
+
+TEST_CASE("needs come from what the process has") {
+  Snapshot snapshot = samples::rich_snapshot();
+  std::vector<std::string> expected{"hugetlb:2097152", "mm_map", "rseq"};
+  CHECK(needs_of(snapshot).abilities == expected);
+  snapshot.processes[0].mappings[3].protection |= PROT_EXEC;
+  expected = {"hugetlb:2097152", "memfd_exec", "mm_map", "rseq"};
+  CHECK(needs_of(snapshot).abilities == expected);
+  Snapshot small = samples::small_snapshot();
+  small.processes[0].mappings[0].range = {uint64_t{1} << 50, (uint64_t{1} << 50) + 4096};
+  expected = {"la57", "mm_map"};
+  CHECK(needs_of(small).abilities == expected);
+}
+
+TEST_CASE("this host's features are those of /proc/cpuinfo") {
+  const Host host = this_host();
+  CHECK(host.page_size == 4096);
+  CHECK(host.address_limit >= (uint64_t{1} << 47) - 4096);
+  CHECK(host.boot_id.size() == 36);
+  CHECK(std::ranges::is_sorted(host.cpu_features));
+  std::ifstream in("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(in, line) && !line.starts_with("flags")) continue;
+  if (!line.starts_with("flags")) {
+    WARN("no flags in /proc/cpuinfo: nothing to compare with");
+    return;
+  }
+  std::istringstream words(line);
+  const std::set<std::string> flags{std::istream_iterator<std::string>(words), {}};
+  for (const char* name : {"pni",
+                           "ssse3",
+                           "sse4_2",
+                           "avx",
+                           "avx2",
+                           "avx512f",
+                           "avx512_bf16",
+                           "sha_ni",
+                           "vaes",
+                           "bmi2",
+                           "fma",
+                           "rdtscp",
+                           "clzero",
+                           "xsaveopt",
+                           "xsavec",
+                           "abm",
+                           "avx_vnni",
+                           "amx_tile",
+                           "avx512_vp2intersect",
+                           "gfni"}) {
+    INFO(name);
+    const bool here = std::ranges::find(host.cpu_features, name) != host.cpu_features.end();
+    CHECK(here == (flags.count(name) == 1));
+  }
+}

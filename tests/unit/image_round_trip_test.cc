@@ -1,0 +1,152 @@
+// What is written comes back, whatever is in it and however much.
+#include <fcntl.h>
+
+#include <catch2/catch.hpp>
+#include <fstream>
+#include <set>
+
+#include "image/elf_layout.h"
+#include "image/json.h"
+#include "image_samples.h"
+
+using namespace rfork;
+using namespace rfork::image;
+using nlohmann::json;
+
+namespace {
+
+std::vector<Elf64_Phdr> headers_of(const Encoder& encoder) {
+  const auto bytes = encoder.metadata();
+  Elf64_Ehdr header;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  std::vector<Elf64_Phdr> headers(header.e_phnum);
+  std::memcpy(headers.data(), bytes.data() + header.e_phoff, headers.size() * sizeof headers[0]);
+  return headers;
+}
+
+}  // namespace
+
+TEST_CASE("a small image comes back") {
+  const Bytes image = samples::image_of(samples::small_snapshot(), samples::small_runs());
+  const Metadata metadata = samples::read_back(image);
+  CHECK(json(metadata.snapshot) == json(samples::small_snapshot()));
+  CHECK(metadata.runs == samples::small_runs());
+  CHECK(metadata.total_size == image.size());
+  CHECK(metadata.data_offset % kPageSize == 0);
+}
+
+TEST_CASE("every field of a rich image comes back") {
+  const Bytes image = samples::image_of(samples::rich_snapshot(), samples::rich_runs());
+  const Metadata metadata = samples::read_back(image);
+  CHECK(json(metadata.snapshot) == json(samples::rich_snapshot()));
+  CHECK(metadata.runs == samples::rich_runs());
+}
+
+TEST_CASE("an image without page data comes back") {
+  const Bytes image = samples::image_of(samples::small_snapshot(), {});
+  CHECK(samples::read_back(image).runs.empty());
+}
+
+TEST_CASE("page data of several blocks is verified whatever its pieces") {
+  Snapshot snapshot = samples::small_snapshot();
+  const uint64_t size = 3 * BlockDigests::kBlockSize + 5 * kPageSize;
+  snapshot.processes[0].mappings[0].range.end = 0x10000 + size;
+  const Bytes image =
+      samples::image_of(snapshot, {{DataRun::Target::memory, 0, {0x10000, 0x10000 + size}}});
+  const Metadata metadata = samples::read_back(image);
+  CHECK(metadata.trailer_size == trailer_size_for(size));
+}
+
+TEST_CASE("70,000 runs need PN_XNUM and come back") {
+  Snapshot snapshot = samples::small_snapshot();
+  std::vector<DataRun> runs;
+  constexpr uint64_t kRuns = 70'000;
+  snapshot.processes[0].mappings[0].range.end = 0x10000 + 2 * kRuns * kPageSize;
+  for (uint64_t i = 0; i < kRuns; ++i) {
+    const uint64_t start = 0x10000 + 2 * (i ^ 1) * kPageSize;  // not in the order of addresses
+    runs.push_back({DataRun::Target::memory, 0, {start, start + kPageSize}});
+  }
+  const Encoder encoder(snapshot, runs);
+  Elf64_Ehdr header;
+  std::memcpy(&header, encoder.metadata().data(), sizeof header);
+  CHECK(header.e_phnum == PN_XNUM);
+  const Metadata metadata = decode_metadata(encoder.metadata());
+  CHECK(metadata.runs == runs);
+  CHECK(metadata.data_size == kRuns * kPageSize);
+}
+
+TEST_CASE("lists that need several notes come back") {
+  Snapshot snapshot = samples::small_snapshot();
+  Process& process = snapshot.processes[0];
+  const Mapping mapping = process.mappings[0];
+  const Thread thread = process.threads[0];
+  for (uint64_t i = 1; i < 2000; ++i) {
+    process.mappings.push_back(mapping);
+    process.mappings[i].range = {0x10000 + i * 8192, 0x10000 + i * 8192 + 4096};
+    process.mappings[i].name = "[anon:" + std::to_string(i) + "]";
+    process.threads.push_back(thread);
+    process.threads[i].tid += static_cast<int32_t>(i);
+    process.threads[i].signal_mask = i;
+  }
+  const Metadata metadata = samples::read_back(samples::image_of(snapshot, {}));
+  CHECK(json(metadata.snapshot) == json(snapshot));
+}
+
+TEST_CASE("segments show debuggers the bytes of objects, under what is private") {
+  const Encoder encoder(samples::rich_snapshot(), samples::rich_runs());
+  std::set<std::pair<uint64_t, uint64_t>> aliases, loads;
+  for (const Elf64_Phdr& header : headers_of(encoder)) {
+    if (header.p_type != PT_LOAD || header.p_filesz == 0) continue;
+    const uint64_t in_data = header.p_offset - encoder.metadata().size();
+    ((header.p_flags & kFlagAlias) != 0 ? aliases : loads).insert({header.p_vaddr, in_data});
+  }
+  // The program's pages are in object 4 at 0; its second page is private.
+  const std::set<std::pair<uint64_t, uint64_t>> expected{
+      {0x400000, 0}, {0x402000, 0x2000}, {0x7f0000011000, 0x9000}, {0x7f0000013000, 0xb000}};
+  CHECK(aliases == expected);
+  CHECK(loads.count({0x401000, 0x6000}) == 1);
+  CHECK(loads.size() == 3);
+}
+
+TEST_CASE("the encoder refuses runs that don't fit") {
+  const Snapshot snapshot = samples::rich_snapshot();
+  using Target = DataRun::Target;
+  const auto encode = [&](std::vector<DataRun> runs) { Encoder encoder(snapshot, runs); };
+  CHECK_THROWS_AS(encode({{Target::memory, 0, {0x1000, 0x2000}}}), std::invalid_argument);
+  CHECK_THROWS_AS(encode({{Target::memory, 2, {0x400000, 0x401000}}}), std::invalid_argument);
+  CHECK_THROWS_AS(encode({{Target::memory, 0, {0x400000, 0x400000}}}), std::invalid_argument);
+  CHECK_THROWS_AS(encode({{Target::memory, 0, {0x400000, 0x400800}}}), std::invalid_argument);
+  CHECK_THROWS_AS(encode({{Target::memory, 0, {0x400000, 0x405000}}}), std::invalid_argument);
+  CHECK_THROWS_AS(encode({{Target::memory, 0, {0x7ffe00010000, 0x7ffe00011000}}}),
+                  std::invalid_argument);
+  CHECK_THROWS_AS(encode({{Target::object, 77, {0, 0x1000}}}), std::invalid_argument);
+  CHECK_THROWS_AS(encode({{Target::object, 3, {0, 0x3000}}}), std::invalid_argument);
+  CHECK_THROWS_AS(encode({{Target::object, 3, {0, 4999}}}), std::invalid_argument);
+  CHECK_THROWS_AS(encode({{Target::memory, 0, {0x400000, 0x402000}},
+                          {Target::memory, 0, {0x401000, 0x402000}}}),
+                  std::invalid_argument);
+}
+
+TEST_CASE("the trailer wants all page data") {
+  Encoder encoder(samples::small_snapshot(), samples::small_runs());
+  encoder.absorb(samples::noise(100, 1));
+  CHECK_THROWS_AS(encoder.trailer(), std::logic_error);
+}
+
+// Never written again: `image_test "[.golden]"` writes the file of a new format version beside it.
+TEST_CASE("an image of format version 1 stays readable") {
+  std::ifstream in(RFORK_TEST_DATA "/golden/version-1.rfork", std::ios::binary);
+  REQUIRE(in);
+  const std::string text((std::istreambuf_iterator<char>(in)), {});
+  const Metadata metadata = samples::read_back(as_bytes(text));
+  CHECK(json(metadata.snapshot) == json(samples::rich_snapshot()));
+  CHECK(metadata.runs == samples::rich_runs());
+}
+
+TEST_CASE("write the golden image", "[.golden]") {
+  const Bytes image = samples::image_of(samples::rich_snapshot(), samples::rich_runs());
+  const std::string path =
+      RFORK_TEST_DATA "/golden/version-" + std::to_string(kFormatVersion) + ".rfork";
+  const UniqueFd fd = open_or_throw(path, O_WRONLY | O_CREAT | O_EXCL, 0644);
+  write_full(fd.get(), image, path);
+}
