@@ -84,14 +84,13 @@ void add_siginfo(const Process& process, NoteWriter& writer) {
 }
 
 /// The file mappings, with offsets in pages: count, page size, (start, end, offset) each, then the
-/// names.
+/// names. The kernel lists memfds and deleted files too; gdb then complains that it can't open
+/// them, and the image shows it their bytes.
 void add_file_note(const Snapshot& snapshot, const Process& process, NoteWriter& writer) {
   std::vector<uint64_t> numbers{0, snapshot.host.page_size};
   std::string names;
   for (const Mapping& mapping : process.mappings) {
-    const bool backed =
-        mapping.kind == Mapping::Kind::file || mapping.kind == Mapping::Kind::object;
-    if (!backed || !mapping.name.starts_with('/')) continue;
+    if (mapping.kind != Mapping::Kind::file) continue;
     ++numbers[0];
     numbers.insert(numbers.end(), {mapping.range.start, mapping.range.end,
                                    mapping.offset / snapshot.host.page_size});

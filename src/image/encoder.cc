@@ -43,8 +43,9 @@ size_t likely_size(const Snapshot& snapshot, size_t segments) {
   return size + 512 * (snapshot.files.size() + snapshot.objects.size());
 }
 
-/// ELF header and section header 0, which is there for the number of segments when it doesn't fit
-/// the ELF header (elf(5), PN_XNUM).
+/// ELF header and the bytes of section header 0. As in the kernel's core files, the ELF header
+/// names it only when it must tell the number of segments (elf(5), PN_XNUM): where there is a
+/// section header, eu-readelf looks for notes in sections alone.
 void store_prefix(Bytes& out, size_t segments) {
   Elf64_Ehdr header{};
   std::memcpy(header.e_ident, ELFMAG, SELFMAG);
@@ -57,15 +58,17 @@ void store_prefix(Bytes& out, size_t segments) {
   header.e_machine = EM_X86_64;
   header.e_version = EV_CURRENT;
   header.e_phoff = kPrefixSize;
-  header.e_shoff = sizeof header;
   header.e_ehsize = sizeof header;
   header.e_phentsize = sizeof(Elf64_Phdr);
   header.e_phnum = static_cast<uint16_t>(std::min<size_t>(segments, PN_XNUM));
-  header.e_shentsize = sizeof(Elf64_Shdr);
-  header.e_shnum = 1;
   Elf64_Shdr section{};
   section.sh_addr = out.size() + sizeof(Seal);
-  if (segments >= PN_XNUM) section.sh_info = static_cast<uint32_t>(segments);
+  if (segments >= PN_XNUM) {
+    header.e_shoff = sizeof header;
+    header.e_shentsize = sizeof(Elf64_Shdr);
+    header.e_shnum = 1;
+    section.sh_info = static_cast<uint32_t>(segments);
+  }
   store(out, 0, header);
   store(out, sizeof header, section);
   store(out, kPrefixDigestOffset, short_digest_of(std::span(out).first(kPrefixDigestOffset)));
