@@ -83,6 +83,7 @@ struct Capture::State {
   size_t pieces_of_original = 0;  // the first ones, to be read while the original stands still
   Bytes early;                    // their bytes, when they were few
   bool read_early = false;
+  bool refresh_from_copy = false;  // the flags of mappings are still those of the examination
 
   size_t next_piece = 0;
   uint64_t offset = 0;  // into pieces[next_piece], padding included
@@ -165,8 +166,11 @@ void Capture::State::take_stock(const std::vector<MapsLine>& maps,
   const auto locked = status.find("VmLck");
   const bool from_copy =
       copy && locked != status.end() && locked->second == "0 kB" && examination.not_forked.empty();
-  input.smaps =
-      parse_smaps(read_file(fmt::format("/proc/{}/smaps", from_copy ? copy->pid() : pid)));
+  // The kernel walks the whole page table to write smaps, so the frozen process doesn't wait for it
+  // if it need not.
+  refresh_from_copy = from_copy;
+  input.smaps = from_copy ? examination.inventory->smaps
+                          : parse_smaps(read_file(fmt::format("/proc/{}/smaps", pid)));
   input.drop_fds = options.drop_fds;
   input.earlier = examination.inventory.get();
   inventory = take_inventory(input);
@@ -188,8 +192,7 @@ void Capture::State::read_early_pieces() {
   read_early = true;
 }
 
-// Signal actions and the like, asked through the copy: it is never let run, so nothing of it needs
-// to be put back.
+// Signal actions, flags of mappings and the like, asked of the copy while the original runs again.
 void Capture::State::describe_copy(image::Process& process) {
   StoppedThread thread;
   thread.tid = copy->pid();
@@ -199,6 +202,9 @@ void Capture::State::describe_copy(image::Process& process) {
     ask_process(calls, copy->memory(), process);
   }
   site->remove_from(copy->memory());
+  if (!refresh_from_copy) return;
+  refresh_flags(inventory, parse_smaps(read_file(fmt::format("/proc/{}/smaps", copy->pid()))));
+  if (!inventory.obstacles.empty()) throw Refusal(Failure::cannot_carry, inventory.obstacles);
 }
 
 void Capture::State::let_go() {

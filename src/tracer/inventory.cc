@@ -112,6 +112,7 @@ uint32_t add_object(Inventory& inventory, image::Object object, uint64_t device,
 
 Inventory take_inventory(const InventoryInput& input) {
   Inventory inventory;
+  inventory.smaps = input.smaps;
   add_executable(inventory, input);
   add_mappings(inventory, input);
   add_descriptors(inventory, input);

@@ -40,6 +40,7 @@ struct Inventory {
   uint32_t executable = 0;
   bool executable_deleted = false;
   std::vector<Reason> obstacles;  ///< what can't be carried
+  std::vector<SmapsEntry> smaps;  ///< what the flags of `mappings` were taken from
 };
 
 /// What a running or stopped process has of /proc/PID/maps, smaps and fd.
@@ -52,6 +53,8 @@ struct InventoryInput {
 };
 
 Inventory take_inventory(const InventoryInput& input);
+/// Takes the flags of the mappings from `smaps` again, and adds the obstacles that they show.
+void refresh_flags(Inventory& inventory, const std::vector<SmapsEntry>& smaps);
 
 // The parts, one file each.
 

@@ -23,17 +23,17 @@ const SmapsEntry* entry_for(const std::vector<SmapsEntry>& smaps, const Range& r
 }
 
 // Why a mapping can't be carried; empty when it can.
-std::string obstacle_in(const MapsLine& line, const SmapsEntry* entry) {
-  if (line.name.starts_with("anon_inode:")) return "belongs to a kernel object (" + line.name + ")";
-  if (line.name.starts_with("/SYSV")) return "is SysV shared memory";
-  if (line.name.starts_with("/[aio]") || line.name == "[aio]") return "is a ring of io_setup(2)";
-  if (line.name == "[uprobes]") return "belongs to a uprobe";
-  const bool special = line.name.starts_with("[v");  // [vvar] is marked as a device's memory too
+std::string obstacle_in(const std::string& name, const SmapsEntry* entry) {
+  if (name.starts_with("anon_inode:")) return "belongs to a kernel object (" + name + ")";
+  if (name.starts_with("/SYSV")) return "is SysV shared memory";
+  if (name.starts_with("/[aio]") || name == "[aio]") return "is a ring of io_setup(2)";
+  if (name == "[uprobes]") return "belongs to a uprobe";
+  const bool special = name.starts_with("[v");  // [vvar] is marked as a device's memory too
   if (entry == nullptr || special) return {};
   if (entry->has("um") || entry->has("uw") || entry->has("ui")) return "is served by userfaultfd";
   if (entry->has("sl")) return "is sealed by mseal(2)";
   if (entry->has("ss")) return "is a shadow stack";
-  if (entry->has("io") || entry->has("pf")) return "maps a device's memory (" + line.name + ")";
+  if (entry->has("io") || entry->has("pf")) return "maps a device's memory (" + name + ")";
   return {};
 }
 
@@ -55,6 +55,21 @@ uint32_t advice_of(const SmapsEntry& entry) {
   return advice;
 }
 
+void set_flags(Mapping& mapping, const SmapsEntry& entry) {
+  mapping.advice = advice_of(entry);
+  mapping.grows_down = entry.has("gd");
+  mapping.no_reserve = entry.has("nr");
+  mapping.may_write = entry.has("mw");
+  if (entry.has("ht")) mapping.huge_page_size = entry.kernel_page_size;
+}
+
+void add_obstacle(Inventory& inventory, const Range& range, const std::string& why) {
+  inventory.obstacles.push_back(
+      {fmt::format("the mapping at {:#x}-{:#x} {}, which can't be carried", range.start, range.end,
+                   why),
+       "such a process can't be carried"});
+}
+
 Mapping common_part(const MapsLine& line, const SmapsEntry* entry) {
   Mapping mapping;
   mapping.range = line.range;
@@ -63,13 +78,7 @@ Mapping common_part(const MapsLine& line, const SmapsEntry* entry) {
   mapping.shared = line.shared;
   mapping.offset = line.offset;
   mapping.name = line.name;
-  if (entry != nullptr) {
-    mapping.advice = advice_of(*entry);
-    mapping.grows_down = entry->has("gd");
-    mapping.no_reserve = entry->has("nr");
-    mapping.may_write = entry->has("mw");
-    if (entry->has("ht")) mapping.huge_page_size = entry->kernel_page_size;
-  }
+  if (entry != nullptr) set_flags(mapping, *entry);
   return mapping;
 }
 
@@ -134,15 +143,22 @@ void add_file_mapping(Inventory& inventory, const InventoryInput& input, const M
 
 }  // namespace
 
+void refresh_flags(Inventory& inventory, const std::vector<SmapsEntry>& smaps) {
+  for (Mapping& mapping : inventory.mappings) {
+    const SmapsEntry* entry = entry_for(smaps, mapping.range);
+    if (entry == nullptr) continue;
+    set_flags(mapping, *entry);
+    const std::string obstacle = obstacle_in(mapping.name, entry);
+    if (!obstacle.empty()) add_obstacle(inventory, mapping.range, obstacle);
+  }
+}
+
 void add_mappings(Inventory& inventory, const InventoryInput& input) {
   for (const MapsLine& line : input.maps) {
     const SmapsEntry* entry = entry_for(input.smaps, line.range);
     Mapping mapping = common_part(line, entry);
-    if (const std::string obstacle = obstacle_in(line, entry); !obstacle.empty()) {
-      inventory.obstacles.push_back(
-          {fmt::format("the mapping at {:#x}-{:#x} {}, which can't be carried", line.range.start,
-                       line.range.end, obstacle),
-           "such a process can't be carried"});
+    if (const std::string obstacle = obstacle_in(line.name, entry); !obstacle.empty()) {
+      add_obstacle(inventory, line.range, obstacle);
     } else if (line.name.starts_with("[vvar")) {
       mapping.kind = Mapping::Kind::vvar;
       inventory.mappings.push_back(std::move(mapping));
