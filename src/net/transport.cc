@@ -15,9 +15,11 @@ namespace rfork::net {
 
 namespace {
 
-void set_nonblocking(int fd) {
+/// Non-blocking, and closed by exec: asio's sockets are not.
+void prepare(int fd) {
   const int flags = fcntl(fd, F_GETFL);
   if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) throw_errno("fcntl(O_NONBLOCK)");
+  if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) throw_errno("fcntl(FD_CLOEXEC)");
 }
 
 /// Keeps a write to a broken pipe from killing the program; sockets have MSG_NOSIGNAL for that. A
@@ -52,13 +54,13 @@ class PipeSignalHeld {
 }  // namespace
 
 Transport::Transport(UniqueFd socket) : input_(std::move(socket)) {
-  set_nonblocking(input_.get());
+  prepare(input_.get());
 }
 
 Transport::Transport(UniqueFd input, UniqueFd output)
     : input_(std::move(input)), output_(std::move(output)) {
-  set_nonblocking(input_.get());
-  set_nonblocking(output_.get());
+  prepare(input_.get());
+  prepare(output_.get());
 }
 
 Io Transport::read(std::span<std::byte> buffer) {

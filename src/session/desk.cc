@@ -1,0 +1,285 @@
+#include "session/desk.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "session/messages.h"
+
+namespace rfork::session {
+
+namespace {
+
+constexpr size_t kListPart = 32;  ///< children in one packet: well below kMaxPacket
+
+int send_signal(const Child& child, int signal) {
+  return static_cast<int>(::syscall(SYS_pidfd_send_signal, child.pidfd.get(), signal, nullptr, 0));
+}
+
+/// Whether a running child is stopped: the state letter in /proc/PID/stat, after the name in
+/// brackets.
+bool is_stopped(pid_t pid) {
+  const auto stat = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/stat", pid));
+  const size_t bracket = stat ? stat->rfind(')') : std::string::npos;
+  if (bracket == std::string::npos || bracket + 2 >= stat->size()) return false;
+  return (*stat)[bracket + 2] == 'T';
+}
+
+ChildInfo current(const Child& child) {
+  ChildInfo info = child.info;
+  info.stopped = info.state == ChildState::running && is_stopped(info.pid);
+  return info;
+}
+
+}  // namespace
+
+loader::ChildEnd child_end(int wait_status, bool of_init) {
+  loader::ChildEnd end;
+  if (WIFSIGNALED(wait_status)) {
+    end = {true, WTERMSIG(wait_status), WCOREDUMP(wait_status)};
+  } else if (of_init && WEXITSTATUS(wait_status) > 128) {
+    end = {true, WEXITSTATUS(wait_status) - 128, false};
+  } else {
+    end = {false, WEXITSTATUS(wait_status), false};
+  }
+  return end;
+}
+
+Desk::Desk(LogStore logs, size_t max_ended, Send send)
+    : logs_(std::move(logs)), children_(max_ended), send_(std::move(send)) {}
+
+void Desk::handle(WorkerId worker, Packet packet) {
+  try {
+    dispatch(worker, packet);
+  } catch (const std::exception& error) {
+    refuse(worker, error);
+  }
+}
+
+void Desk::dispatch(WorkerId worker, Packet& packet) {
+  switch (packet.type) {
+    case PacketType::announce:
+      return announce(worker, packet);
+    case PacketType::standing:
+      return stand(worker, packet);
+    case PacketType::may_go:
+      return grant(worker);
+    case PacketType::let_go:
+      return let_go(worker);
+    case PacketType::resolve:
+      return resolve(worker, packet);
+    case PacketType::list:
+      return list(worker, packet);
+    case PacketType::kill:
+      return kill(worker, packet);
+    case PacketType::wait:
+      return wait(worker, packet);
+    case PacketType::look:
+      return look(worker, packet);
+    case PacketType::remove:
+      return remove(worker, packet);
+    case PacketType::logs:
+      return give_log(worker, packet);
+    default:
+      throw Refusal(Failure::internal, "a packet that a worker may not send");
+  }
+}
+
+void Desk::announce(WorkerId worker, const Packet& packet) {
+  ChildInfo info = decode<Announcement>(packet.body).child;
+  if (children_.of_worker(worker) != nullptr) {
+    throw Refusal(Failure::internal, "one worker announced two children");
+  }
+  Child& child = children_.announce(std::move(info), worker);
+  try {
+    LogStore::Log log = logs_.create(child.info.move_id);
+    send_info(worker, PacketType::registered, child.info, log.fd.get());
+    child.log_path = std::move(log.path);
+    if (child.log_path.empty()) child.log = std::move(log.fd);
+  } catch (const std::exception&) {
+    children_.abort(child);
+    throw;
+  }
+}
+
+void Desk::stand(WorkerId worker, Packet& packet) {
+  const auto standing = decode<Standing>(packet.body);
+  Child* const child = children_.of_worker(worker);
+  if (child == nullptr || !packet.descriptor) {
+    throw Refusal(Failure::internal, "a worker without a child says that it stands ready");
+  }
+  child->pidfd = std::move(packet.descriptor);
+  child->wait_pid = standing.wait_pid;
+  child->info.pid = standing.pid;
+  child->info.inner_pid = standing.inner_pid;
+  child->info.state = ChildState::ready;
+  send_(worker, PacketType::done, {}, -1);
+}
+
+void Desk::grant(WorkerId worker) {
+  Child* const child = children_.of_worker(worker);
+  if (child == nullptr || !children_.grant(*child)) {
+    throw Refusal(Failure::destination_refused, "the restore was aborted there meanwhile");
+  }
+  send_(worker, PacketType::done, {}, -1);
+}
+
+void Desk::let_go(WorkerId worker) {
+  Child* const child = children_.of_worker(worker);
+  if (child == nullptr || child->info.state != ChildState::granted) return;
+  children_.let_go(*child, clock_ns(CLOCK_REALTIME));
+  answer_resolves(child->info.move_id);
+}
+
+void Desk::resolve(WorkerId worker, const Packet& packet) {
+  const std::string move_id = decode<MoveQuestion>(packet.body).move_id;
+  std::optional<WorkerId> abort_worker;
+  const std::optional<Resolution> resolution = children_.resolve(move_id, abort_worker);
+  if (abort_worker) {
+    spdlog::info("move {} is aborted: its client asked", move_id);
+    send_(*abort_worker, PacketType::aborted, encode(AbortMessage{"its client asked again"}), -1);
+  }
+  if (resolution) {
+    send_(worker, PacketType::resolution, encode(*resolution), -1);
+  } else {
+    resolves_.push_back({worker, move_id});
+  }
+}
+
+void Desk::list(WorkerId worker, const Packet& packet) {
+  const auto question = decode<ListQuestion>(packet.body);
+  ListPart part;
+  const auto found = children_.list(question.after, kListPart + 1);
+  part.more = found.size() > kListPart;
+  for (const Child* child : found) {
+    if (part.children.size() < kListPart) part.children.push_back(current(*child));
+  }
+  send_(worker, PacketType::children, encode(part), -1);
+}
+
+void Desk::kill(WorkerId worker, const Packet& packet) {
+  const auto order = decode<KillOrder>(packet.body);
+  const Child& child = children_.find(order.id);
+  if (child.info.state != ChildState::running) {
+    throw Refusal(Failure::destination_refused, fmt::format("child {} does not run: it is {}",
+                                                            order.id, name_of(child.info.state)));
+  }
+  if (order.signal < 1 || order.signal > SIGRTMAX) {
+    throw Refusal(Failure::destination_refused, fmt::format("there is no signal {}", order.signal));
+  }
+  if (send_signal(child, order.signal) != 0) {
+    throw_errno("pidfd_send_signal", fmt::format("child {}", order.id));
+  }
+  spdlog::info("child {} is sent signal {}", order.id, order.signal);
+  send_(worker, PacketType::done, {}, -1);
+}
+
+void Desk::wait(WorkerId worker, const Packet& packet) {
+  const std::string id = decode<ChildQuestion>(packet.body).id;
+  const Child& child = children_.find(id);
+  if (child.info.state == ChildState::ended) {
+    send_info(worker, PacketType::child, child.info);
+  } else {
+    waits_.push_back({worker, id});
+  }
+}
+
+void Desk::look(WorkerId worker, const Packet& packet) {
+  const Child& child = children_.find(decode<ChildQuestion>(packet.body).id);
+  send_info(worker, PacketType::child, current(child));
+}
+
+void Desk::remove(WorkerId worker, const Packet& packet) {
+  const Child child = children_.remove(decode<ChildQuestion>(packet.body).id);
+  forget_log(child);
+  spdlog::info("child {} is forgotten", child.info.id);
+  send_(worker, PacketType::done, {}, -1);
+}
+
+void Desk::give_log(WorkerId worker, const Packet& packet) {
+  const Child& child = children_.find(decode<ChildQuestion>(packet.body).id);
+  UniqueFd opened;
+  if (!child.log_path.empty()) opened = open_or_throw(child.log_path, O_RDONLY | O_NOFOLLOW);
+  send_info(worker, PacketType::child, current(child), opened ? opened.get() : child.log.get());
+}
+
+void Desk::worker_gone(WorkerId worker) {
+  const auto of_worker = [&](const Waiting& one) { return one.worker == worker; };
+  std::erase_if(resolves_, of_worker);
+  std::erase_if(waits_, of_worker);
+  Child* const child = children_.of_worker(worker);
+  if (child == nullptr) return;
+  // The stub ends by itself when its loader does. Granted is special: whether it was let go can't
+  // be known any more, so it is made sure that it was not.
+  if (child->pidfd) (void)send_signal(*child, SIGKILL);
+  const std::string move_id = child->info.move_id;
+  const ChildInfo info = child->info;
+  forget_log(*child);
+  children_.abort(*child);
+  spdlog::info("child {} was not let run", info.id);
+  answer_resolves(move_id);
+  std::erase_if(waits_, [&](const Waiting& one) {
+    if (one.key != info.id) return false;
+    refuse(one.worker,
+           Refusal(Failure::destination_refused, fmt::format("child {} never ran", info.id)));
+    return true;
+  });
+}
+
+void Desk::reaped(pid_t pid, int wait_status) {
+  Child* const child = children_.by_wait_pid(pid);
+  if (child == nullptr || child->info.state != ChildState::running) return;
+  const bool of_init = child->wait_pid != child->info.pid;
+  const loader::ChildEnd end = child_end(wait_status, of_init);
+  spdlog::info("child {} ended: {}", child->info.id, describe(end));
+  children_.end(*child, end, clock_ns(CLOCK_REALTIME));
+  answer_waits(*child);
+  for (const Child& forgotten : children_.take_excess()) forget_log(forgotten);
+}
+
+void Desk::refuse(WorkerId worker, const std::exception& why) {
+  RefusedMessage message{{{why.what(), ""}}};
+  if (const auto* refusal = dynamic_cast<const Refusal*>(&why)) {
+    message.reasons = refusal->reasons();
+  }
+  send_(worker, PacketType::refused, encode(message), -1);
+}
+
+void Desk::send_info(WorkerId worker, PacketType type, const ChildInfo& info, int descriptor) {
+  send_(worker, type, encode(info), descriptor);
+}
+
+void Desk::answer_resolves(const std::string& move_id) {
+  std::erase_if(resolves_, [&](const Waiting& one) {
+    if (one.key != move_id) return false;
+    std::optional<WorkerId> none;
+    if (const auto resolution = children_.resolve(move_id, none)) {
+      send_(one.worker, PacketType::resolution, encode(*resolution), -1);
+    }
+    return true;
+  });
+}
+
+void Desk::answer_waits(const Child& child) {
+  std::erase_if(waits_, [&](const Waiting& one) {
+    if (one.key != child.info.id) return false;
+    send_info(one.worker, PacketType::child, child.info);
+    return true;
+  });
+}
+
+void Desk::forget_log(const Child& child) {
+  LogStore::remove(child.log_path);
+}
+
+}  // namespace rfork::session

@@ -1,0 +1,71 @@
+// What a daemon does with what its workers say and with the processes that end: the table of
+// children (children.h) joined to pidfds, logs and waiting questions. No event loop here: the
+// daemon calls in, and answers leave through a function.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "session/channel.h"
+#include "session/children.h"
+#include "session/log_store.h"
+
+namespace rfork::session {
+
+class Desk {
+ public:
+  /// Sends a packet to a worker, if it still lives. Never throws.
+  using Send = std::function<void(WorkerId, PacketType, const Bytes&, int descriptor)>;
+
+  Desk(LogStore logs, size_t max_ended, Send send);
+
+  /// One packet of a worker's (but for `authenticated`). Never throws: what is wrong with it is
+  /// answered.
+  void handle(WorkerId worker, Packet packet);
+  /// A worker was reaped. Whatever it had not let go is ended.
+  void worker_gone(WorkerId worker);
+  /// A process that is no worker was reaped.
+  void reaped(pid_t pid, int wait_status);
+
+  const Children& children() const { return children_; }
+
+ private:
+  struct Waiting {
+    WorkerId worker;
+    std::string key;  ///< a child's id, or a move's
+  };
+
+  void dispatch(WorkerId worker, Packet& packet);
+  void announce(WorkerId worker, const Packet& packet);
+  void stand(WorkerId worker, Packet& packet);
+  void grant(WorkerId worker);
+  void let_go(WorkerId worker);
+  void resolve(WorkerId worker, const Packet& packet);
+  void list(WorkerId worker, const Packet& packet);
+  void kill(WorkerId worker, const Packet& packet);
+  void wait(WorkerId worker, const Packet& packet);
+  void look(WorkerId worker, const Packet& packet);
+  void remove(WorkerId worker, const Packet& packet);
+  void give_log(WorkerId worker, const Packet& packet);
+
+  void refuse(WorkerId worker, const std::exception& why);
+  void send_info(WorkerId worker, PacketType type, const ChildInfo& info, int descriptor = -1);
+  void answer_resolves(const std::string& move_id);
+  void answer_waits(const Child& child);
+  void forget_log(const Child& child);
+
+  LogStore logs_;
+  Children children_;
+  Send send_;
+  std::vector<Waiting> resolves_;  ///< until a grant is through
+  std::vector<Waiting> waits_;     ///< until a child ends
+};
+
+/// How the child ended, from the status of the process that stood for it. An init of a pid
+/// namespace ends with 128 + signal when a signal ended its child.
+loader::ChildEnd child_end(int wait_status, bool of_init);
+
+}  // namespace rfork::session

@@ -1,0 +1,96 @@
+// The bodies of messages: plain structs here, CBOR on the wire.
+//
+// Decoding is strict: a body must be one CBOR map, nested no deeper than the struct, with exactly
+// the members of its struct, each of its type and range. The protocol's version stands in the
+// preface, so a member that this version doesn't know is a fault and not a feature.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+#include "base/io.h"
+#include "session/child_info.h"
+#include "session/offer.h"
+
+namespace rfork::session {
+
+// Client to daemon.
+
+struct OfferMessage {
+  std::string move_id;
+  Offer offer;
+};
+
+struct EndMessage {
+  uint64_t image_bytes = 0;  ///< all that was sent in DATA
+};
+
+struct AbortMessage {
+  std::string why;
+};
+
+struct MoveQuestion {
+  std::string move_id;
+};
+
+/// WAIT, REMOVE.
+struct ChildQuestion {
+  std::string id;
+};
+
+struct LogsQuestion {
+  std::string id;
+  bool follow = false;
+};
+
+struct KillOrder {
+  std::string id;
+  int32_t signal = 0;
+};
+
+// Daemon to client: Answer, Ready, Running, Resolution, ChildInfo, and
+
+struct RefusedMessage {
+  std::vector<Reason> reasons;
+};
+
+// Worker to daemon and back, on their socket pair.
+
+/// A restore begins; the daemon answers with the descriptor of its log.
+struct Announcement {
+  ChildInfo child;  ///< id, state and pids are not known yet
+};
+
+/// The child-to-be stands ready; the packet carries its pidfd.
+struct Standing {
+  pid_t pid = 0;
+  pid_t wait_pid = 0;  ///< of the process that the daemon will have to wait for
+  pid_t inner_pid = 0;
+};
+
+struct ListQuestion {
+  uint64_t after = 0;  ///< children with larger numbers
+};
+
+struct ListPart {
+  std::vector<ChildInfo> children;
+  bool more = false;
+};
+
+/// Throws Refusal(connection_lost) that names MESSAGE and the member when `body` is not one.
+template <typename Message>
+Message decode(std::span<const std::byte> body);
+
+template <typename Message>
+Bytes encode(const Message& message);
+
+/// Whether it can be a move's id: 32 lower-case hexadecimal digits.
+bool is_move_id(std::string_view text);
+/// A random one.
+std::string make_move_id();
+
+}  // namespace rfork::session

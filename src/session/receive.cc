@@ -1,0 +1,215 @@
+#include "session/receive.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/text.h"
+#include "image/format.h"
+#include "image/host.h"
+#include "loader/restore.h"
+#include "session/file_check.h"
+#include "session/image_input.h"
+#include "session/messages.h"
+#include "session/reading.h"
+#include "session/user_policy.h"
+
+namespace rfork::session {
+
+namespace {
+
+using net::FrameType;
+
+/// One restore on its way; each member function is a pass of receive().
+class Reception {
+ public:
+  Reception(WorkerContext& worker, const net::Frame& offer);
+
+  void judge();
+  void announce();
+  void answer();
+  void take_metadata();
+  void prepare();
+  void take_pages();
+  void take_trailer();
+  void stand_ready();
+  void wait_for_go();
+  void let_go();
+
+ private:
+  void say(FrameType type, std::span<const std::byte> body, std::string_view what);
+
+  WorkerContext& worker_;
+  std::string move_id_;
+  Offer offer_;
+  ChosenUser user_;
+  PresentFiles files_;
+  std::string child_id_;
+  UniqueFd log_;
+  ImageInput input_;
+  image::Metadata metadata_;
+  std::optional<image::Verifier> verifier_;
+  std::optional<loader::Restore> restore_;
+  pid_t pid_ = 0;
+};
+
+Reception::Reception(WorkerContext& worker, const net::Frame& offer)
+    : worker_(worker),
+      input_(worker.link, {worker.options.deadlines.first_data, "the image"},
+             {worker.options.deadlines.progress, "more of the image"}) {
+  auto message = decode<OfferMessage>(offer.body);
+  if (!is_move_id(message.move_id)) {
+    throw Refusal(Failure::connection_lost, "OFFER is malformed: move_id: no id");
+  }
+  move_id_ = std::move(message.move_id);
+  offer_ = std::move(message.offer);
+}
+
+void Reception::say(FrameType type, std::span<const std::byte> body, std::string_view what) {
+  worker_.link.write(type, body, {worker_.options.deadlines.progress, what});
+}
+
+/// Can it go on here, and may it? All that is known to be against it, at once.
+void Reception::judge() {
+  const image::Host here = image::this_host();
+  std::vector<Reason> reasons = image::misfits(offer_.needs, here, {offer_.ignore_cpu});
+  try {
+    user_ = choose_user(offer_, worker_.options.users);
+    const ActingAs acting(user_);
+    const bool same_boot = here.boot_id == offer_.needs.host.boot_id;
+    files_ = check_files(offer_, same_boot, reasons);
+  } catch (const Refusal& refusal) {
+    reasons.insert(reasons.end(), refusal.reasons().begin(), refusal.reasons().end());
+  }
+  if (!reasons.empty()) throw Refusal(Failure::destination_refused, std::move(reasons));
+}
+
+/// From here on the daemon knows of it: it can be asked for, aborted, and has a log.
+void Reception::announce() {
+  constexpr size_t kMaxName = 256;  // of what only people read
+  ChildInfo info;
+  info.move_id = move_id_;
+  info.name = offer_.name.substr(0, kMaxName);
+  info.user = user_.name.substr(0, kMaxName);
+  info.origin = offer_.needs.host.name.substr(0, kMaxName);
+  info.origin_pid = offer_.pid;
+  info.moved = offer_.move;
+  info.since_ns = clock_ns(CLOCK_REALTIME);
+  Packet packet =
+      worker_.line.ask(PacketType::announce, encode(Announcement{info}), PacketType::registered);
+  child_id_ = decode<ChildInfo>(packet.body).id;
+  log_ = std::move(packet.descriptor);
+  // The child may open its own /dev/stdout again.
+  if (log_ && user_.change && ::fchown(log_.get(), user_.uid, user_.gid) != 0) {
+    throw_errno("fchown", "the log");
+  }
+  spdlog::info("child {}: {} of {} ({} pid {}), a {}, move {}", child_id_, visible(info.name),
+               visible(info.user), visible(info.origin), info.origin_pid,
+               offer_.move ? "move" : "copy", move_id_);
+}
+
+void Reception::answer() {
+  say(FrameType::answer, encode(Answer{files_.paths, user_.warnings}), "the answer to be taken");
+}
+
+void Reception::take_metadata() {
+  constexpr size_t kStep = 1u << 20;  // a size alone must not cost memory
+  Bytes bytes(image::kPrefixSize);
+  const size_t prefix = input_.fill_until_end(bytes);
+  const uint64_t size = image::metadata_size(std::span(bytes).first(prefix));
+  while (bytes.size() < size) {
+    const size_t have = bytes.size();
+    bytes.resize(have + std::min<uint64_t>(kStep, size - have));
+    input_.fill(std::span(bytes).subspan(have), size);
+  }
+  metadata_ = image::decode_metadata(std::span(bytes).first(size));
+}
+
+/// The loader looks at everything once more, now with the whole image, and makes the child-to-be.
+void Reception::prepare() {
+  loader::Options options;
+  options.pid_mode = offer_.pid_mode;
+  options.ignore_cpu = offer_.ignore_cpu;
+  options.overwrite_files = offer_.overwrite_files;
+  options.stdio_output = options.stdio_error = log_.get();
+  if (user_.change) options.user = user_.name;
+  options.agreed_files = files_.by_id(metadata_.snapshot.files);
+  verifier_.emplace(metadata_);
+  restore_.emplace(metadata_, options);
+  restore_->start();
+}
+
+void Reception::take_pages() {
+  for (uint64_t left = metadata_.data_size; left > 0;) {
+    std::span<std::byte> slot = restore_->next_slot();
+    slot = slot.first(std::min<uint64_t>(slot.size(), left));
+    input_.fill(slot, metadata_.total_size);
+    verifier_->absorb(slot);
+    restore_->submit(slot.size());
+    left -= slot.size();
+  }
+}
+
+/// Nothing of the image has run yet; nothing will unless this says that it is whole.
+void Reception::take_trailer() {
+  Bytes trailer(metadata_.trailer_size);
+  input_.fill(trailer, metadata_.total_size);
+  verifier_->check(trailer);
+  input_.finish();
+}
+
+void Reception::stand_ready() {
+  pid_ = restore_->wait_ready();
+  const UniqueFd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
+  if (!pidfd) throw_errno("pidfd_open", std::to_string(pid_));
+  const Standing standing{pid_, restore_->wait_pid(), restore_->inner_pid()};
+  worker_.line.ask(PacketType::standing, encode(standing), PacketType::done, pidfd.get());
+  say(FrameType::ready, encode(Ready{pid_, restore_->warnings()}), "READY to be taken");
+}
+
+void Reception::wait_for_go() {
+  (void)read_expected(worker_.link, {FrameType::go}, {worker_.options.deadlines.go, "GO"});
+}
+
+/// The point of no return is the daemon's yes: see children.h.
+void Reception::let_go() {
+  worker_.line.ask(PacketType::may_go, {}, PacketType::done);
+  restore_->go();
+  // It runs. No failure from here on may look like a refusal.
+  try {
+    worker_.line.tell(PacketType::let_go);
+  } catch (const std::exception& error) {
+    spdlog::warn("child {} runs unsupervised: {}", child_id_, error.what());
+  }
+  spdlog::info("child {} runs: pid {}, {} of image", child_id_, pid_,
+               human_bytes(metadata_.total_size));
+  try {
+    say(FrameType::running, encode(Running{child_id_, pid_}), "RUNNING to be taken");
+  } catch (const std::exception& error) {
+    spdlog::warn("child {} runs, but its client could not be told: {}", child_id_, error.what());
+  }
+}
+
+}  // namespace
+
+void receive(WorkerContext& worker, const net::Frame& offer) {
+  Reception reception(worker, offer);
+  reception.judge();
+  reception.announce();
+  reception.answer();
+  reception.take_metadata();
+  reception.prepare();
+  reception.take_pages();
+  reception.take_trailer();
+  reception.stand_ready();
+  reception.wait_for_go();
+  reception.let_go();
+}
+
+}  // namespace rfork::session

@@ -1,0 +1,149 @@
+#include "session/send_process.h"
+
+#include <fmt/format.h>
+
+#include <optional>
+#include <thread>
+
+#include "base/clock.h"
+#include "image/format.h"
+#include "session/commit_keeper.h"
+#include "session/progress.h"
+
+namespace rfork::session {
+
+namespace {
+
+constexpr size_t kChunk = 1u << 20;
+constexpr auto kAskFor = std::chrono::seconds(20);
+constexpr auto kAskEvery = std::chrono::milliseconds(500);
+
+Offer make_offer(const tracer::Examination& examination, const SendOptions& options) {
+  Offer offer;
+  offer.move = options.capture.move;
+  offer.pid_mode = options.pid_mode;
+  offer.ignore_cpu = options.ignore_cpu;
+  offer.overwrite_files = options.overwrite_files;
+  offer.needs = examination.needs;
+  offer.pid = examination.tids.front();
+  offer.tids = examination.tids;
+  offer.name = examination.name;
+  offer.uid = examination.euid;
+  offer.user = examination.user;
+  offer.resident_bytes = examination.resident_bytes;
+  offer.mapped_files = examination.mapped_files;
+  offer.open_files = examination.open_files;
+  return offer;
+}
+
+uint64_t stream_image(tracer::Capture& capture, Destination& there, pid_t pid) {
+  image::Encoder encoder(capture.snapshot(), capture.runs());
+  there.send(encoder.metadata());
+  Progress progress(fmt::format("{} → {}", pid, there.name()), encoder.total_size());
+  Bytes buffer(kChunk);
+  while (const size_t size = capture.read(buffer)) {
+    const auto data = std::span<const std::byte>(buffer).first(size);
+    encoder.absorb(data);
+    there.send(data);
+    progress.add(size);
+  }
+  there.send(encoder.trailer());
+  return encoder.total_size();
+}
+
+std::string how_to_decide(pid_t pid, const std::string& where, const std::string& move_id) {
+  return fmt::format(
+      "it can't be known whether the child of {} runs on {}; {} stays stopped. "
+      "`rforkctl {} resolve {}` tells: if it runs there, kill -KILL {}, else kill -CONT {}",
+      pid, where, pid, where, move_id, pid, pid);
+}
+
+// What became of the child when the answer to GO did not come. nullopt: nobody can say.
+std::optional<Resolution> ask_again(const Endpoint& endpoint, const std::string& move_id) {
+  const auto deadline = std::chrono::steady_clock::now() + kAskFor;
+  do {
+    try {
+      Resolution resolution = resolve(endpoint, move_id);
+      if (resolution.state == Resolution::State::unknown) return std::nullopt;
+      return resolution;
+    } catch (const std::exception&) {
+      std::this_thread::sleep_for(kAskEvery);
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  return std::nullopt;
+}
+
+// The commit of a move. On return exactly one copy runs, the child; on an exception but in_doubt,
+// the original.
+Running commit(tracer::Capture& capture, Destination& there, CommitKeeper& keeper,
+               const Endpoint& endpoint, pid_t pid) {
+  capture.hold_original();
+  keeper.commit_begins(there.move_id());
+  Running running;
+  try {
+    running = there.go();
+  } catch (const std::exception& error) {
+    const auto* refusal = dynamic_cast<const Refusal*>(&error);
+    const bool never_ran = refusal != nullptr && refusal->failure() == Failure::destination_refused;
+    const auto resolution = never_ran ? Resolution{Resolution::State::aborted, {}, 0, {}}
+                                      : ask_again(endpoint, there.move_id());
+    if (!resolution) {
+      capture.leave_stopped();
+      keeper.commit_ends();
+      throw Refusal(Failure::in_doubt, how_to_decide(pid, there.name(), there.move_id()));
+    }
+    if (resolution->state == Resolution::State::aborted) {
+      capture.release();
+      keeper.commit_ends();
+      throw;
+    }
+    running = {resolution->child_id, resolution->pid};
+  }
+  capture.end_original();
+  keeper.commit_ends();
+  return running;
+}
+
+}  // namespace
+
+Sent send_process(pid_t pid, const Endpoint& endpoint, const SendOptions& options) {
+  const int64_t started = clock_ns(CLOCK_MONOTONIC);
+  Endpoint uninterrupted = endpoint;
+  uninterrupted.interrupted = [] { return false; };
+  // While a move commits, Ctrl-C must not leave it undecided.
+  bool committing = false;
+  Endpoint interruptible = endpoint;
+  interruptible.interrupted = [&] { return !committing && endpoint.interrupted(); };
+
+  const tracer::Examination examination = tracer::examine(pid, options.capture);
+  std::optional<CommitKeeper> keeper;
+  if (options.capture.move) {
+    keeper.emplace(
+        pid, [&](const std::string& move_id) { return resolve(uninterrupted, move_id); },
+        [&](const std::string& move_id) {
+          return how_to_decide(pid, endpoint.address.text(), move_id);
+        });
+  }
+  Destination there(interruptible);
+  const Answer answer = there.offer(make_offer(examination, options));
+
+  Sent sent;
+  tracer::Capture capture(examination, options.capture, answer.present_paths);
+  sent.image_bytes = stream_image(capture, there, pid);
+  const Ready ready = there.finish_and_wait_ready();
+  committing = true;
+  const Running running =
+      options.capture.move ? commit(capture, there, *keeper, uninterrupted, pid) : there.go();
+
+  sent.pid = running.pid;
+  sent.child_id = running.child_id;
+  sent.destination = there.name();
+  sent.wire_bytes = there.wire_bytes();
+  sent.paused_ns = capture.paused().count();
+  sent.total_ns = clock_ns(CLOCK_MONOTONIC) - started;
+  sent.warnings = answer.warnings;
+  sent.warnings.insert(sent.warnings.end(), ready.warnings.begin(), ready.warnings.end());
+  return sent;
+}
+
+}  // namespace rfork::session

@@ -1,0 +1,39 @@
+// A process onto another host: the whole way, from the origin's side.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "session/destination.h"
+#include "tracer/capture.h"
+
+namespace rfork::session {
+
+struct SendOptions {
+  tracer::Options capture;
+  loader::PidMode pid_mode = loader::PidMode::automatic;
+  bool ignore_cpu = false;
+  bool overwrite_files = false;
+};
+
+struct Sent {
+  pid_t pid = 0;  ///< of the child, there
+  std::string child_id;
+  std::string destination;  ///< HOST:PORT
+  uint64_t wire_bytes = 0;
+  uint64_t image_bytes = 0;
+  int64_t paused_ns = 0;
+  int64_t total_ns = 0;
+  std::vector<std::string> warnings;
+};
+
+/// Copies (or moves, capture.move) process `pid` to `endpoint`.
+///
+/// A move commits in two phases: the child stands ready, the original is held, the child is let go,
+/// the original ends. When the connection breaks in between, the daemon is asked again by the
+/// move's id. Throws Refusal(in_doubt), with the original left stopped, when it can't be known
+/// which side runs; with any other exception the original goes on and no child runs.
+Sent send_process(pid_t pid, const Endpoint& endpoint, const SendOptions& options);
+
+}  // namespace rfork::session
