@@ -80,7 +80,7 @@ def kernel_thread(world):
     found = [name for name in os.listdir("/proc") if name.isdigit() and is_kernel_thread(name)]
     if not found:
         raise harness.Skip("no kernel threads can be seen here")
-    refuse(world, found[0], CANNOT_TRACE, found[0], "kernel thread")
+    refuse(world, found[0], CANNOT_TRACE, found[0], "kernel")
 
 
 def itself(world):

@@ -4,6 +4,7 @@ debuggers.py gdb|eu-stack|readelf|python
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,10 @@ def ask(*argv):
 
 def without_complaint(result):
     result.expect(0)
-    expect(result.err.strip() == "", f"a complaint: {result}")
+    # gdb shows where a stop is in the source, which isn't installed.
+    said = [line for line in result.err.splitlines()
+            if line.strip() and not re.match(r"\d+\t\S+: No such file or directory\.$", line)]
+    expect(not said, f"a complaint: {result}")
     for word in ("warning:", "Warning", "error:", "corrupt", "truncated"):
         expect(word not in result.out, f"{word!r} in {result}")
     return result
@@ -56,7 +60,7 @@ def steady(world, tool):
         shown = without_complaint(ask("gdb", "-nx", "-batch", "-ex", "thread apply all bt", program, image))
         each_function(shown.out, "\nThread ")
         shown = without_complaint(ask("gdb", "-nx", "-batch", "-ex", "info proc mappings", "-ex", "info registers",
-                                      "-ex", "info auxv", "-ex", "print count", program, image))
+                                      "-ex", "info auxv", "-ex", "print '(anonymous namespace)::released'", program, image))
         expect("AT_ENTRY" in shown.out and "rip" in shown.out, f"{shown}")
     elif tool == "eu-stack":
         shown = without_complaint(ask("eu-stack", "--core", image, "-e", program))

@@ -21,9 +21,9 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGKILL]
 class Victim:
     """The traced process of the moment, and what is done to those who trace it."""
 
-    def __init__(self, world, source):
+    def __init__(self, world, source, ways):
         self.world, self.source = world, source
-        self.daemon = harness.Daemon(world, None)
+        self.daemon = harness.Daemon(world, None) if ways != ["file"] else None
         self.target, self.folder = None, None
         self.durations = {}
         self.ends = {}
@@ -39,17 +39,21 @@ class Victim:
             return ["-o", self.world.folder / "image.rfork"]
         return ([self.daemon.address, "--move"] if way == "move" else [self.daemon.address])
 
+    def start(self, way):
+        key = self.daemon.key if self.daemon else None
+        return self.world.start_trace(self.target.real_pid, *self.arguments(way), key=key)
+
     def measure(self, way):
         """How long it takes when nobody interferes."""
         start = time.monotonic()
-        self.world.trace(self.target.real_pid, *self.arguments(way), key=self.daemon.key).expect(0)
+        self.start(way).wait().expect(0)
         self.durations[way] = time.monotonic() - start
         self.settle(way, 0)
 
     def strike(self, way):
         number = self.source.choice(SIGNALS)
         moment = self.source.random() * self.durations[way] * 1.2
-        tracer = self.world.start_trace(self.target.real_pid, *self.arguments(way), key=self.daemon.key)
+        tracer = self.start(way)
         time.sleep(moment)  # the moment is what is tested
         tracer.signal(number)
         said = tracer.wait()
@@ -61,7 +65,7 @@ class Victim:
     def settle(self, way, code, what=""):
         """Waits until everything has come to rest and judges it."""
         here = lambda: self.target.running() and not is_stopped(self.target.pid)
-        there = self.daemon.settled
+        there = self.daemon.settled if self.daemon else list
         now = lambda: (f"{what}\noriginal runs: {here()}, children: {there()}\n"
                        f"{harness.state_of(self.target.pid)}")
         if way == "move":
@@ -95,7 +99,7 @@ def survives(world, moments, ways):
     seed = os.environ.get("RFORK_TEST_SEED", str(random.randrange(1 << 30)))
     print(f"RFORK_TEST_SEED={seed}", flush=True)
     source = random.Random(seed)
-    victim = Victim(world, source)
+    victim = Victim(world, source, ways)
     for way in ways:
         victim.measure(way)
     for _ in range(moments):
