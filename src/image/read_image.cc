@@ -36,11 +36,25 @@ Metadata read_metadata(int fd) {
   return decode_metadata(bytes);
 }
 
+/// Does `work`; what it is refused with gets the image's name in front.
+template <typename Work>
+auto named(const std::string& name, Work&& work) {
+  try {
+    return work();
+  } catch (const Refusal& refusal) {
+    if (name.empty()) throw;
+    std::vector<Reason> reasons = refusal.reasons();
+    for (Reason& reason : reasons) reason.what = name + ": " + reason.what;
+    throw Refusal(refusal.failure(), std::move(reasons));
+  }
+}
+
 }  // namespace
 
-ImageReader::ImageReader(int fd)
+ImageReader::ImageReader(int fd, std::string name)
     : fd_(fd),
-      metadata_(read_metadata(fd)),
+      name_(std::move(name)),
+      metadata_(named(name_, [&] { return read_metadata(fd); })),
       left_(metadata_.data_size),
       verifier_(std::make_unique<Verifier>(metadata_)) {}
 
@@ -48,7 +62,8 @@ size_t ImageReader::read(std::span<std::byte> buffer) {
   const auto wanted = buffer.first(std::min<uint64_t>(buffer.size(), left_));
   const size_t n = read_full(fd_, wanted, "the image");
   if (n < wanted.size()) {
-    refuse_cut(metadata_.data_offset + metadata_.data_size - left_ + n, metadata_.total_size);
+    const uint64_t at = metadata_.data_offset + metadata_.data_size - left_ + n;
+    named(name_, [&] { refuse_cut(at, metadata_.total_size); });
   }
   verifier_->absorb(wanted);
   left_ -= n;
@@ -62,14 +77,16 @@ void ImageReader::finish() {
   }
   Bytes trailer;
   read_until(fd_, trailer, metadata_.trailer_size);
-  verifier_->check(trailer);
   std::byte next{};
-  if (read_full(fd_, {&next, 1}, "the image") != 0) {
+  const bool more = read_full(fd_, {&next, 1}, "the image") != 0;
+  named(name_, [&] {
+    verifier_->check(trailer);
+    if (!more) return;
     throw Refusal(
         Failure::bad_image,
         fmt::format("the image ends at byte {}, but something follows", metadata_.total_size),
         "make or copy it again");
-  }
+  });
 }
 
 }  // namespace rfork::image

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "image/format.h"
 
@@ -19,8 +20,9 @@ namespace rfork::image {
 class ImageReader {
  public:
   /// Borrows `fd`. Reads and checks everything before the page data. Throws Refusal(bad_image),
-  /// also for a directory, and Error when it can't be read.
-  explicit ImageReader(int fd);
+  /// also for a directory, and Error when it can't be read. With a `name` every refusal starts with
+  /// it.
+  explicit ImageReader(int fd, std::string name = {});
 
   const Metadata& metadata() const { return metadata_; }
   /// The next bytes of page data: as many as fit into `buffer`, fewer only at the end, 0 behind it.
@@ -31,6 +33,7 @@ class ImageReader {
 
  private:
   int fd_;
+  std::string name_;
   Metadata metadata_;
   uint64_t left_ = 0;
   std::unique_ptr<Verifier> verifier_;
