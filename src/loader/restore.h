@@ -1,15 +1,14 @@
 // Turns an image into a live process on this host.
 //
 // The caller (a daemon's worker, or rfork-run) is the feeder: it reads the image from wherever it
-// comes, digests it, and hands the page data over in slots of memory shared with the stub. The child
-// becomes ready when all data is in place, and runs only after go(). Never uses ptrace.
+// comes, digests it, and hands the page data over in slots of memory shared with the stub. The
+// child becomes ready when all data is in place, and runs only after go(). Never uses ptrace.
 //
-//   Restore restore(metadata, options);       // checks everything against this host, throws Refusal
-//   restore.start();                          // forks the child-to-be, which execs the stub
-//   while (data left) { auto slot = restore.next_slot(); n = read into slot; restore.submit(n); }
-//   verifier.check(trailer);
-//   pid = restore.wait_ready();
-//   restore.go();                             // or let the destructor end the child
+//   Restore restore(metadata, options);       // checks everything against this host, throws
+//   Refusal restore.start();                          // forks the child-to-be, which execs the
+//   stub while (data left) { auto slot = restore.next_slot(); n = read into slot;
+//   restore.submit(n); } verifier.check(trailer); pid = restore.wait_ready(); restore.go(); // or
+//   let the destructor end the child
 #pragma once
 
 #include <sys/types.h>
@@ -32,8 +31,9 @@
 namespace rfork::loader {
 
 enum class PidMode {
-  keep,       ///< the pid and tids of the image, in a pid namespace of its own if they are taken; else refused
-  fresh,      ///< whatever the kernel gives; tids that libc keeps in memory are corrected
+  keep,   ///< the pid and tids of the image, in a pid namespace of its own if they are taken; else
+          ///< refused
+  fresh,  ///< whatever the kernel gives; tids that libc keeps in memory are corrected
   automatic,  ///< keep if it can be had, else fresh
 };
 
@@ -42,14 +42,15 @@ struct Options {
   bool ignore_cpu = false;
   /// What stands in for pipes, sockets and terminals on 0, 1, 2. Borrowed. -1: /dev/null.
   int stdio_input = -1, stdio_output = -1, stdio_error = -1;
-  /// The child stays in the caller's session and process group (foreground); else it gets a session of its own.
+  /// The child stays in the caller's session and process group (foreground); else it gets a session
+  /// of its own.
   bool foreground = false;
-  /// Run as this user (the daemon started by root). Unset: as the image says when this process is root and
-  /// `as_image_user`, else as whoever runs this.
+  /// Run as this user (the daemon started by root). Unset: as the image says when this process is
+  /// root and `as_image_user`, else as whoever runs this.
   std::optional<std::string> user;
   bool as_image_user = false;
-  /// Files that the caller has opened already as those the image names, by File id. Read-only descriptors are for
-  /// mapping; borrowed.
+  /// Files that the caller has opened already as those the image names, by File id. Read-only
+  /// descriptors are for mapping; borrowed.
   std::map<uint32_t, int> agreed_files;
   /// A named file that exists here with other contents than the image's is replaced; else refused.
   bool overwrite_files = false;
@@ -66,32 +67,32 @@ struct ChildEnd {
 
 class Restore {
  public:
-  /// Checks the image against this host, opens and creates every file it needs, chooses addresses and builds
-  /// the plan. Nothing runs yet; files that it created are removed again unless go() is reached.
-  /// Throws Refusal(destination_refused) with every reason that it found.
+  /// Checks the image against this host, opens and creates every file it needs, chooses addresses
+  /// and builds the plan. Nothing runs yet; files that it created are removed again unless go() is
+  /// reached. Throws Refusal(destination_refused) with every reason that it found.
   Restore(const image::Metadata& metadata, const Options& options);
   ~Restore();  ///< ends a child that has not been let go, and reaps it
   Restore(const Restore&) = delete;
   Restore& operator=(const Restore&) = delete;
 
-  /// What is different here, and was accepted: one line each ("RLIMIT_NOFILE: hard limit 1048576 can't be set here, 20000
-  /// stays"). Complete after the constructor.
+  /// What is different here, and was accepted: one line each ("RLIMIT_NOFILE: hard limit 1048576
+  /// can't be set here, 20000 stays"). Complete after the constructor.
   const std::vector<std::string>& warnings() const;
 
   /// Forks the child and execs the stub in it.
   void start();
-  /// A free slot to be filled with the next page data (up to 256 KiB); waits for the stub. Throws Refusal or Error when the stub
-  /// failed, with the step in words.
+  /// A free slot to be filled with the next page data (up to 256 KiB); waits for the stub. Throws
+  /// Refusal or Error when the stub failed, with the step in words.
   std::span<std::byte> next_slot();
   /// The first `size` bytes of the slot are the next page data.
   void submit(size_t size);
-  /// After the last data: waits until every thread stands before its last step. Gives the child's pid as this
-  /// host's processes see it.
+  /// After the last data: waits until every thread stands before its last step. Gives the child's
+  /// pid as this host's processes see it.
   pid_t wait_ready();
   /// Lets it run. After this the child is a child process of the caller that nobody ends.
   void go();
-  /// The process to wait for: the child itself, or the init of its pid namespace, which ends as the child ends (128 + signal
-  /// when a signal ended the child; see child_end()).
+  /// The process to wait for: the child itself, or the init of its pid namespace, which ends as the
+  /// child ends (128 + signal when a signal ended the child; see child_end()).
   pid_t wait_pid() const;
   /// The child's end, from the status of wait_pid() that wait(2) gave.
   ChildEnd child_end(int wait_status);

@@ -1,0 +1,73 @@
+#include "loader/created_files.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+
+#include "base/error.h"
+#include "base/io.h"
+
+namespace rfork::loader {
+
+CreatedFiles::~CreatedFiles() {
+  for (const Pending& file : files_) ::unlink(file.temporary.c_str());
+  for (auto directory = directories_.rbegin(); directory != directories_.rend(); ++directory) {
+    ::rmdir(directory->c_str());
+  }
+}
+
+bool CreatedFiles::make_directories(const std::string& path, std::vector<std::string>* made) {
+  for (size_t end = 1; end != std::string::npos && end <= path.size();) {
+    end = path.find('/', end);
+    const std::string part = path.substr(0, end);
+    if (!part.empty() && part != "/") {
+      if (::mkdir(part.c_str(), 0777) == 0) {
+        directories_.push_back(part);
+        if (made != nullptr) made->push_back(part);
+      } else if (errno != EEXIST && errno != EROFS && errno != EACCES) {
+        return false;
+      }
+    }
+    if (end != std::string::npos) ++end;
+  }
+  struct stat status;
+  if (::stat(path.c_str(), &status) < 0) return false;
+  if (!S_ISDIR(status.st_mode)) {
+    errno = ENOTDIR;
+    return false;
+  }
+  return true;
+}
+
+UniqueFd CreatedFiles::create(const std::string& path, mode_t mode, bool replace) {
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    const std::string temporary = fmt::format("{}.rfork-{}-{}", path, ::getpid(), attempt);
+    UniqueFd fd = try_open(temporary, O_RDWR | O_CREAT | O_EXCL, 0600);
+    if (!fd && errno == EEXIST) continue;
+    if (!fd) return fd;
+    ::fchmod(fd.get(), mode & 07777);
+    files_.push_back({temporary, path, replace});
+    return fd;
+  }
+  return {};
+}
+
+void CreatedFiles::keep() {
+  while (!files_.empty()) {
+    const Pending& file = files_.back();
+    const unsigned flags = file.replace ? 0 : RENAME_NOREPLACE;
+    int result = ::renameat2(AT_FDCWD, file.temporary.c_str(), AT_FDCWD, file.path.c_str(), flags);
+    if (result < 0 && errno == EINVAL) {  // a file system without RENAME_NOREPLACE
+      result = ::rename(file.temporary.c_str(), file.path.c_str());
+    }
+    if (result < 0) throw_errno("rename", file.path);
+    files_.pop_back();
+  }
+  directories_.clear();
+}
+
+}  // namespace rfork::loader

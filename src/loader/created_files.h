@@ -1,0 +1,44 @@
+// Files and directories that a restore creates under names, and takes back unless it succeeds.
+//
+// Contents are written under a name of their own beside the final one, which appears when the child
+// is let go: a restore that breaks leaves no half file, and never touches the file that it was to
+// replace.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "base/unique_fd.h"
+
+namespace rfork::loader {
+
+class CreatedFiles {
+ public:
+  CreatedFiles() = default;
+  ~CreatedFiles();  ///< removes what was not kept
+  CreatedFiles(const CreatedFiles&) = delete;
+  CreatedFiles& operator=(const CreatedFiles&) = delete;
+
+  /// Makes `path` and missing parents. Gives the ones it made, outermost first; nullopt-like empty
+  /// result and errno when it fails (`ok` false).
+  bool make_directories(const std::string& path, std::vector<std::string>* made);
+
+  /// An empty file that will be called `path` after keep(). Empty UniqueFd with errno set on
+  /// failure. `replace`: an existing file of that name is replaced.
+  UniqueFd create(const std::string& path, mode_t mode, bool replace);
+
+  /// The names appear now. Throws Error when one can't; those before it have appeared.
+  void keep();
+
+ private:
+  struct Pending {
+    std::string temporary, path;
+    bool replace;
+  };
+  std::vector<Pending> files_;
+  std::vector<std::string> directories_;
+};
+
+}  // namespace rfork::loader

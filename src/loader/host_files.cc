@@ -1,0 +1,382 @@
+#include "loader/host_files.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/memfd.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/io.h"
+#include "base/text.h"
+#include "image/files.h"
+
+namespace rfork::loader {
+
+using image::Description;
+using image::File;
+using image::Mapping;
+using image::Object;
+
+int reopen_flags(int flags) {
+  return flags & (O_ACCMODE | O_APPEND | O_NONBLOCK | O_DSYNC | O_SYNC | O_ASYNC | O_DIRECT |
+                  O_LARGEFILE | O_DIRECTORY | O_NOFOLLOW | O_NOATIME | O_PATH);
+}
+
+UniqueFd reopen(int fd, int flags) {
+  // O_NOFOLLOW would refuse the link of /proc itself.
+  return try_open(fmt::format("/proc/self/fd/{}", fd), reopen_flags(flags) & ~O_NOFOLLOW);
+}
+
+HostFiles::HostFiles(const image::Snapshot& snapshot, const Options& options, Findings& findings)
+    : snapshot_(snapshot), options_(options), findings_(findings) {
+  same_boot_ = read_file("/proc/sys/kernel/random/boot_id").starts_with(snapshot.host.boot_id) &&
+               !snapshot.host.boot_id.empty();
+  for (const Object& object : snapshot.objects) {
+    if (!object.file) continue;
+    if (object.kind == Object::Kind::file) carried_files_[*object.file] = &object;
+    if (object.kind == Object::Kind::file_pages) file_pages_[*object.file] = &object;
+  }
+  place_objects();
+  place_mappings();
+  place_executable();
+}
+
+// --- contents that the image carries
+// --------------------------------------------------------------
+
+void HostFiles::place_objects() {
+  for (const Object& object : snapshot_.objects) {
+    switch (object.kind) {
+      case Object::Kind::file:
+        objects_[object.id] = carried_file(object);
+        break;
+      case Object::Kind::file_pages:
+        break;  // when a mapping wants them
+      default:
+        objects_[object.id] = unnamed(object);
+    }
+  }
+}
+
+/// Shared anonymous memory can be made as such when all of it lies where its mappings say, and
+/// nothing else does.
+std::optional<uint64_t> HostFiles::as_shared_anonymous(const Object& object) const {
+  if (object.kind != Object::Kind::shared_anonymous || snapshot_.processes.size() != 1)
+    return std::nullopt;
+  std::optional<uint64_t> base;
+  for (const Mapping& mapping : snapshot_.processes[0].mappings) {
+    if (mapping.kind != Mapping::Kind::object || mapping.backing != object.id) continue;
+    if (!mapping.shared || mapping.offset > mapping.range.start) return std::nullopt;
+    const uint64_t start = mapping.range.start - mapping.offset;
+    if (base && *base != start) return std::nullopt;
+    base = start;
+  }
+  if (!base) return std::nullopt;
+  const auto whole = Range::sized(*base, (object.size + 4095) & ~uint64_t{4095});
+  if (!whole || *base < 65536) return std::nullopt;
+  for (const Mapping& mapping : snapshot_.processes[0].mappings) {
+    const bool own = mapping.kind == Mapping::Kind::object && mapping.backing == object.id;
+    if (own ? !whole->contains(mapping.range) : whole->overlaps(mapping.range)) return std::nullopt;
+  }
+  for (const Description& description : snapshot_.descriptions) {
+    if (description.object == object.id) return std::nullopt;
+  }
+  return base;
+}
+
+namespace {
+
+UniqueFd contents_memfd(const Object& object) {
+  std::string name = object.name.substr(object.name.rfind('/') + 1);
+  if (name.starts_with("memfd:")) name = name.substr(6);
+  unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+  if (object.huge_page_size != 0) {
+    flags |= MFD_HUGETLB | static_cast<unsigned>(__builtin_ctzll(object.huge_page_size))
+                               << MFD_HUGE_SHIFT;
+  }
+  UniqueFd fd(::memfd_create(name.substr(0, 200).c_str(), flags));
+  if (!fd) throw_errno("memfd_create for", object.name);
+  return fd;
+}
+
+/// With the same name as it had, if that is free; else without.
+UniqueFd deleted_file(const Object& object) {
+  if (!object.name.starts_with('/')) return {};
+  UniqueFd fd = try_open(object.name, O_RDWR | O_CREAT | O_EXCL, 0600);
+  if (fd) {
+    ::unlink(object.name.c_str());
+    return fd;
+  }
+  return try_open(object.name.substr(0, object.name.rfind('/') + 1), O_RDWR | O_TMPFILE, 0600);
+}
+
+}  // namespace
+
+HostFiles::Contents HostFiles::unnamed(const Object& object) {
+  Contents contents;
+  if (const auto base = as_shared_anonymous(object)) {
+    contents.sink = {Sink::Kind::memory, -1, *base};
+    return contents;
+  }
+  try {
+    if (object.kind == Object::Kind::deleted_file) contents.fd = deleted_file(object);
+    if (!contents.fd) contents.fd = contents_memfd(object);
+    if (::ftruncate(contents.fd.get(), static_cast<off_t>(object.size)) < 0)
+      throw_errno("ftruncate", object.name);
+    ::fchmod(contents.fd.get(), object.mode & 07777);
+  } catch (const Error& error) {
+    findings_.refuse(
+        fmt::format("the contents of {} can't be placed here: {}", object.name, error.what()));
+  }
+  contents.sink = {Sink::Kind::file, contents.fd.get(), 0};
+  return contents;
+}
+
+HostFiles::Contents HostFiles::carried_file(const Object& object) {
+  Contents contents;
+  const File* there = object.file ? image::find_id(snapshot_.files, *object.file) : nullptr;
+  if (there == nullptr) {
+    findings_.refuse(fmt::format("the image carries contents of no known file ({})", object.name));
+    return contents;
+  }
+  bool replace = false;
+  if (UniqueFd here = try_open(there->path, O_RDONLY)) {
+    const File found = image::identify(here.get(), there->path);
+    if (image::same_inode(*there, found, same_boot_) || image::open_same(*there, same_boot_))
+      return contents;
+    if (!options_.overwrite_files) {
+      findings_.refuse(fmt::format("{} exists here with other contents: {} instead of {}",
+                                   there->path, human_bytes(found.size), human_bytes(there->size)),
+                       "--overwrite-files replaces it by the image's");
+      refused_files_.insert(there->id);
+      return contents;
+    }
+    replace = true;
+  }
+  std::vector<std::string> made;
+  const std::string folder = there->path.substr(0, std::max<size_t>(there->path.rfind('/'), 1));
+  if (created_.make_directories(folder, &made)) {
+    contents.fd = created_.create(there->path, there->mode, replace);
+  }
+  if (!contents.fd || ::ftruncate(contents.fd.get(), static_cast<off_t>(object.size)) < 0) {
+    findings_.refuse(
+        fmt::format("{} can't be created here: {}", there->path, std::strerror(errno)));
+    refused_files_.insert(there->id);
+    return contents;
+  }
+  for (const std::string& directory : made) findings_.warn("created directory " + directory);
+  contents.sink = {Sink::Kind::file, contents.fd.get(), 0};
+  return contents;
+}
+
+Sink HostFiles::sink(uint32_t id) const {
+  const auto found = objects_.find(id);
+  return found == objects_.end() ? Sink{} : found->second.sink;
+}
+
+// --- files that are mapped
+// ------------------------------------------------------------------------
+
+void HostFiles::place_mappings() {
+  for (const image::Process& process : snapshot_.processes) {
+    for (const Mapping& mapping : process.mappings) {
+      if (mapping.kind == Mapping::Kind::file) {
+        const File* file = image::find_id(snapshot_.files, mapping.backing);
+        if (file == nullptr) {
+          findings_.refuse(
+              fmt::format("the image names no file for its mapping at {:#x}", mapping.range.start));
+          continue;
+        }
+        find_file(*file, mapping);
+        if (mapping.shared && mapping.may_write)
+          find_writable(*file, (mapping.protection & PROT_WRITE) != 0);
+      } else if (mapping.kind == Mapping::Kind::object) {
+        const auto found = objects_.find(mapping.backing);
+        if (found == objects_.end()) {
+          findings_.refuse(fmt::format("the image carries no contents for its mapping at {:#x}",
+                                       mapping.range.start));
+        } else if (mapping.shared && !mapping.may_write && found->second.fd) {
+          // A seal against writing is refused while a mapping could be made writable.
+          found->second.read_only = reopen(found->second.fd.get(), O_RDONLY);
+        }
+      }
+    }
+  }
+}
+
+UniqueFd HostFiles::open_same_inode(const File& file) const {
+  UniqueFd fd = try_open(file.path, O_RDONLY);
+  if (fd && !image::same_inode(file, image::identify(fd.get(), file.path), same_boot_)) fd.reset();
+  return fd;
+}
+
+/// A file of the image's pages, for a host that lacks the file.
+void HostFiles::stand_in(const File& file, const Object& pages, MappedFile& mapped) {
+  Contents contents = unnamed(pages);
+  if (!contents.fd || ::ftruncate(contents.fd.get(), static_cast<off_t>(file.size)) < 0) return;
+  ::fchmod(contents.fd.get(), file.mode & 07777);
+  mapped.read_only = contents.fd.get();
+  mapped.writable = reopen(mapped.read_only, O_RDWR);
+  objects_[pages.id] = std::move(contents);
+}
+
+void HostFiles::find_file(const File& file, const Mapping& mapping) {
+  MappedFile& mapped = files_[file.id];
+  if (mapped.read_only >= 0 || refused_files_.contains(file.id)) return;
+  const auto agreed = options_.agreed_files.find(file.id);
+  const auto carried = carried_files_.find(file.id);
+  const auto pages = file_pages_.find(file.id);
+  if (agreed != options_.agreed_files.end()) {
+    mapped.read_only = agreed->second;
+  } else if (carried != carried_files_.end() && objects_[carried->second->id].fd) {
+    mapped.read_only = objects_[carried->second->id].fd.get();
+    mapped.writable = reopen(mapped.read_only, O_RDWR);
+  } else if ((mapping.shared && (mapped.own = open_same_inode(file))) ||
+             (mapped.own = image::open_same(file, same_boot_))) {
+    mapped.read_only = mapped.own.get();
+  } else if (pages != file_pages_.end()) {
+    stand_in(file, *pages->second, mapped);
+    if (mapping.shared && (mapping.protection & PROT_WRITE) != 0) {
+      findings_.warn(file.path +
+                     " isn't here: what the process writes to its mapping stays in memory");
+    }
+  }
+  if (mapped.read_only >= 0) return;
+  refused_files_.insert(file.id);
+  findings_.refuse(
+      fmt::format(
+          "the mapped file {} isn't here with the same contents, and the image doesn't carry it",
+          file.path),
+      "install it, or write the image without --thin");
+}
+
+/// A shared mapping that may write needs the file itself, open for writing.
+void HostFiles::find_writable(const File& file, bool must_write) {
+  MappedFile& mapped = files_[file.id];
+  if (mapped.read_only < 0 || mapped.writable) return;
+  mapped.writable = try_open(file.path, O_RDWR);
+  if (mapped.writable) {
+    struct stat a, b;
+    const bool same = ::fstat(mapped.read_only, &a) == 0 &&
+                      ::fstat(mapped.writable.get(), &b) == 0 && a.st_dev == b.st_dev &&
+                      a.st_ino == b.st_ino;
+    if (!same) mapped.writable.reset();
+  }
+  if (!mapped.writable && must_write) {
+    findings_.refuse(fmt::format(
+        "{} is mapped shared and writable, and can't be opened for writing here", file.path));
+  }
+}
+
+int HostFiles::mapping_fd(const Mapping& mapping) const {
+  if (mapping.kind == Mapping::Kind::object) {
+    const auto found = objects_.find(mapping.backing);
+    if (found == objects_.end()) return -1;
+    const Contents& contents = found->second;
+    return mapping.shared && !mapping.may_write && contents.read_only ? contents.read_only.get()
+                                                                      : contents.fd.get();
+  }
+  const auto found = files_.find(mapping.backing);
+  if (found == files_.end()) return -1;
+  const MappedFile& file = found->second;
+  return mapping.shared && mapping.may_write && file.writable ? file.writable.get()
+                                                              : file.read_only;
+}
+
+std::vector<std::pair<int, uint32_t>> HostFiles::seals() const {
+  std::vector<std::pair<int, uint32_t>> seals;
+  for (const Object& object : snapshot_.objects) {
+    const auto found = objects_.find(object.id);
+    if (object.kind == Object::Kind::memfd && object.seals != 0 && found != objects_.end() &&
+        found->second.fd) {
+      seals.emplace_back(found->second.fd.get(), object.seals);
+    }
+  }
+  return seals;
+}
+
+void HostFiles::place_executable() {
+  for (const image::Process& process : snapshot_.processes) {
+    if (process.executable_deleted) {
+      const auto found = objects_.find(process.executable);
+      if (found != objects_.end()) executable_ = found->second.fd.get();
+      continue;
+    }
+    const auto mapped = files_.find(process.executable);
+    if (mapped != files_.end()) executable_ = mapped->second.read_only;
+  }
+}
+
+// --- files that are open
+// --------------------------------------------------------------------------
+
+UniqueFd HostFiles::open_description(const Description& description) {
+  const int flags = reopen_flags(description.flags);
+  if (description.kind == Description::Kind::contents) {
+    const auto found = description.object ? objects_.find(*description.object) : objects_.end();
+    if (found == objects_.end() || !found->second.fd) {
+      findings_.refuse(fmt::format("the image carries no contents of {}", description.path));
+      return {};
+    }
+    UniqueFd fd = reopen(found->second.fd.get(), flags);
+    if (!fd)
+      findings_.refuse(
+          fmt::format("{} can't be reopened: {}", description.path, std::strerror(errno)));
+    return fd;
+  }
+  const File* file =
+      description.file ? image::find_id(snapshot_.files, *description.file) : nullptr;
+  if (file == nullptr) {
+    findings_.refuse(fmt::format("the image says nothing of the open file {}", description.path));
+    return {};
+  }
+  if (refused_files_.contains(file->id)) return {};
+  const auto carried = carried_files_.find(file->id);
+  if (carried != carried_files_.end() && objects_[carried->second->id].fd) {
+    UniqueFd fd = reopen(objects_[carried->second->id].fd.get(), flags);
+    if (!fd)
+      findings_.refuse(
+          fmt::format("{} can't be opened: {}", description.path, std::strerror(errno)));
+    return fd;
+  }
+  return open_named(description, *file, flags);
+}
+
+UniqueFd HostFiles::open_named(const Description& description, const File& file, int flags) {
+  UniqueFd fd = try_open(description.path, flags);
+  if (!fd && errno == EPERM && (flags & O_NOATIME) != 0)
+    fd = try_open(description.path, flags & ~O_NOATIME);
+  if (!fd) {
+    const int reason = errno;
+    findings_.refuse(fmt::format("the open file {} can't be opened here: {}", description.path,
+                                 std::strerror(reason)),
+                     reason == ENOENT ? "copy it here, or write the image without --thin" : "");
+    return {};
+  }
+  if (!check_same(description, file, fd.get())) return {};
+  return fd;
+}
+
+bool HostFiles::check_same(const Description& description, const File& there, int fd) {
+  const File here = image::identify(fd, description.path);
+  if (image::same_inode(there, here, same_boot_)) {
+    if (here.size >= there.size) return true;
+    findings_.refuse(fmt::format("the open file {} was cut from {} to {} bytes since the capture",
+                                 description.path, there.size, here.size));
+    return false;
+  }
+  if (options_.agreed_files.contains(there.id) || image::same_contents(there, here, same_boot_))
+    return true;
+  if (image::open_same(there, same_boot_)) return true;
+  findings_.refuse(fmt::format("{} is another file here ({}) than the one that was open ({})",
+                               description.path, human_bytes(here.size), human_bytes(there.size)),
+                   "copy it here, or write the image without --thin");
+  return false;
+}
+
+}  // namespace rfork::loader

@@ -1,0 +1,100 @@
+// Which files of this host stand for those of the image, and where the contents go that the image
+// carries itself.
+//
+// Every descriptor here belongs to this process and is handed to the child later. Files are opened
+// with the rights of the user that the child will be: the caller has seen to that.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "image/format.h"
+#include "loader/created_files.h"
+#include "loader/findings.h"
+#include "loader/restore.h"
+
+namespace rfork::loader {
+
+/// Where an object's carried bytes go.
+struct Sink {
+  enum class Kind : uint8_t {
+    skip,    ///< this host has them
+    file,    ///< `fd`
+    memory,  ///< at `address` + offset: a shared anonymous mapping made as such
+  };
+  Kind kind = Kind::skip;
+  int fd = -1;
+  uint64_t address = 0;
+};
+
+class HostFiles {
+ public:
+  /// Looks at everything that mappings, the executable and descriptions name; what is missing
+  /// becomes reasons in `findings`.
+  HostFiles(const image::Snapshot& snapshot, const Options& options, Findings& findings);
+
+  /// What mmap(2) is to be given for a mapping of kind file or object; -1 for one that is made
+  /// anonymous and shared.
+  int mapping_fd(const image::Mapping& mapping) const;
+  /// Where runs of object `id` go.
+  Sink sink(uint32_t id) const;
+  /// Descriptors of memfds and the seals that they get when all is written and mapped.
+  std::vector<std::pair<int, uint32_t>> seals() const;
+  /// The program's file, for the exe link; -1: can't be had.
+  int executable() const { return executable_; }
+  /// Opens the file or contents of a description (kinds regular and contents) anew with `flags`;
+  /// empty when that was refused.
+  UniqueFd open_description(const image::Description& description);
+  /// The names of created files appear.
+  void keep() { created_.keep(); }
+  CreatedFiles& created() { return created_; }
+
+ private:
+  struct Contents {
+    UniqueFd fd;         ///< read and write; empty when this host's own file is used
+    UniqueFd read_only;  ///< for shared mappings that may never write
+    Sink sink;
+  };
+  struct MappedFile {
+    UniqueFd own;
+    int read_only = -1;  ///< own or borrowed
+    UniqueFd writable;   ///< for shared mappings that may write
+  };
+
+  void place_objects();
+  void place_mappings();
+  void place_executable();
+  Contents carried_file(const image::Object& object);
+  Contents unnamed(const image::Object& object);
+  std::optional<uint64_t> as_shared_anonymous(const image::Object& object) const;
+  UniqueFd open_same_inode(const image::File& file) const;
+  void stand_in(const image::File& file, const image::Object& pages, MappedFile& mapped);
+  void find_file(const image::File& file, const image::Mapping& mapping);
+  void find_writable(const image::File& file, bool must_write);
+  UniqueFd open_named(const image::Description& description, const image::File& file, int flags);
+  bool check_same(const image::Description& description, const image::File& there, int fd);
+
+  const image::Snapshot& snapshot_;
+  const Options& options_;
+  Findings& findings_;
+  bool same_boot_ = false;
+  CreatedFiles created_;
+  std::map<uint32_t, Contents> objects_;
+  std::map<uint32_t, MappedFile> files_;
+  std::map<uint32_t, const image::Object*> carried_files_;  ///< Object of kind file by File id
+  std::map<uint32_t, const image::Object*> file_pages_;
+  std::set<uint32_t> refused_files_;
+  int executable_ = -1;
+};
+
+/// open(2) flags of `flags` that are restored: access mode and status, never O_CREAT, O_TRUNC or
+/// O_EXCL.
+int reopen_flags(int flags);
+/// The same open file with another access mode; empty when it can't be had.
+UniqueFd reopen(int fd, int flags);
+
+}  // namespace rfork::loader

@@ -1,0 +1,222 @@
+#include "loader/identity.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <pwd.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <sstream>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/io.h"
+#include "base/text.h"
+
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x00000080
+#endif
+
+namespace rfork::loader {
+
+bool has_capability(unsigned capability) {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct data[2]{};
+  if (::syscall(SYS_capget, &header, data) < 0) return false;
+  return (data[capability / 32].effective >> (capability % 32) & 1) != 0;
+}
+
+// --- the user
+// -------------------------------------------------------------------------------------
+
+namespace {
+
+TargetUser named_user(const std::string& name) {
+  errno = 0;
+  const passwd* entry = ::getpwnam(name.c_str());
+  if (entry == nullptr) {
+    throw Refusal(Failure::destination_refused, fmt::format("there is no user {} here", name));
+  }
+  TargetUser user;
+  user.real = user.effective = user.saved = entry->pw_uid;
+  user.real_group = user.effective_group = user.saved_group = entry->pw_gid;
+  user.name = name;
+  int count = 1024;
+  user.groups.resize(static_cast<size_t>(count));
+  if (::getgrouplist(name.c_str(), entry->pw_gid, user.groups.data(), &count) < 0) count = 0;
+  user.groups.resize(static_cast<size_t>(count));
+  return user;
+}
+
+TargetUser user_of_image(const image::Credentials& there) {
+  TargetUser user;
+  user.real = there.uid, user.effective = there.euid, user.saved = there.suid;
+  user.real_group = there.gid, user.effective_group = there.egid, user.saved_group = there.sgid;
+  user.groups.assign(there.groups.begin(), there.groups.end());
+  user.name = there.user;
+  user.image_capabilities = true;
+  return user;
+}
+
+}  // namespace
+
+std::optional<TargetUser> target_user(const image::Process& process, const Options& options,
+                                      Findings& findings) {
+  const bool may_change =
+      ::geteuid() == 0 && has_capability(CAP_SETUID) && has_capability(CAP_SETGID);
+  if (options.user) {
+    TargetUser user = named_user(*options.user);
+    if (!may_change && user.effective == ::geteuid()) return std::nullopt;
+    if (!may_change) {
+      findings.refuse(fmt::format("running as {} needs to be root with CAP_SETUID and CAP_SETGID",
+                                  *options.user));
+    }
+    return user;
+  }
+  if (!options.as_image_user || ::geteuid() != 0) return std::nullopt;
+  if (!may_change) {
+    if (process.credentials.euid != 0)
+      findings.warn("the child runs as root: CAP_SETUID and CAP_SETGID are missing");
+    return std::nullopt;
+  }
+  return user_of_image(process.credentials);
+}
+
+ActAs::ActAs(const std::optional<TargetUser>& user) : uid_(::geteuid()), gid_(::getegid()) {
+  if (!user || (user->effective == uid_ && user->effective_group == gid_)) return;
+  const int count = ::getgroups(0, nullptr);
+  groups_.resize(static_cast<size_t>(std::max(count, 0)));
+  if (::getgroups(count, groups_.data()) < 0) throw_errno("getgroups");
+  active_ = true;
+  if (::setgroups(user->groups.size(), user->groups.data()) < 0 ||
+      ::setegid(user->effective_group) < 0 || ::seteuid(user->effective) < 0) {
+    throw_errno("take the rights of user", std::to_string(user->effective));
+  }
+}
+
+ActAs::~ActAs() {
+  if (!active_) return;
+  // Nothing sensible can follow when the own rights don't come back.
+  if (::seteuid(uid_) < 0 || ::setegid(gid_) < 0 ||
+      ::setgroups(groups_.size(), groups_.data()) < 0) {
+    std::terminate();
+  }
+}
+
+// --- namespaces
+// -----------------------------------------------------------------------------------
+
+namespace {
+
+constexpr int64_t kSecond = 1'000'000'000;
+
+/// Whether the kernel lets a child of this process have these namespaces.
+bool can_unshare(int flags) {
+  const pid_t child = ::fork();
+  if (child < 0) return false;
+  if (child == 0) ::_exit(::unshare(flags) == 0 ? 0 : 1);
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+/// Offsets of the caller's own time namespace, to which the child's are added.
+ClockOffsets own_offsets() {
+  ClockOffsets offsets;
+  const auto text = try_read_file_at(AT_FDCWD, "/proc/self/timens_offsets");
+  if (!text) return offsets;
+  std::istringstream lines(*text);
+  std::string clock;
+  int64_t seconds, nanoseconds;
+  while (lines >> clock >> seconds >> nanoseconds) {
+    const int64_t value = seconds * kSecond + nanoseconds;
+    if (clock == "monotonic" || clock == "1") offsets.monotonic_ns = value;
+    if (clock == "boottime" || clock == "7") offsets.boottime_ns = value;
+  }
+  return offsets;
+}
+
+/// By how much the child's clocks must be moved; nullopt when they may stay: at most one second
+/// ahead.
+std::optional<ClockOffsets> clock_difference(const image::Snapshot& snapshot) {
+  const int64_t monotonic = snapshot.monotonic_ns - clock_ns(CLOCK_MONOTONIC);
+  const int64_t boottime = snapshot.boottime_ns - clock_ns(CLOCK_BOOTTIME);
+  const auto stays = [](int64_t difference) { return difference <= 0 && difference >= -kSecond; };
+  if (stays(monotonic) && stays(boottime)) return std::nullopt;
+  return ClockOffsets{monotonic, boottime};
+}
+
+bool exists(int32_t tid) {
+  return ::access(fmt::format("/proc/{}", tid).c_str(), F_OK) == 0 || ::kill(tid, 0) == 0 ||
+         errno == EPERM;
+}
+
+bool ids_are_free(const image::Process& process) {
+  return std::none_of(process.threads.begin(), process.threads.end(),
+                      [](const image::Thread& thread) { return exists(thread.tid); });
+}
+
+}  // namespace
+
+std::vector<Place> choose_places(const image::Snapshot& snapshot, const Options& options,
+                                 Findings& findings) {
+  const image::Process& process = snapshot.processes[0];
+  const bool admin = has_capability(CAP_SYS_ADMIN);
+  const bool may_set_tid = admin || has_capability(CAP_CHECKPOINT_RESTORE);
+  std::optional<ClockOffsets> clocks = clock_difference(snapshot);
+  const std::optional<ClockOffsets> jump = clocks;
+
+  const bool wants_ids = options.pid_mode != PidMode::fresh;
+  const bool ids_here = wants_ids && may_set_tid && ids_are_free(process);
+  const bool wants_namespace = wants_ids && !ids_here;
+  bool user_namespace = false;
+  if (!admin && (clocks || wants_namespace)) {
+    user_namespace = can_unshare(CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS);
+  }
+  const bool namespaces =
+      admin ? wants_namespace && can_unshare(CLONE_NEWPID | CLONE_NEWNS) : user_namespace;
+  const bool may_set_clocks = user_namespace || (admin && has_capability(CAP_SYS_TIME));
+  if (clocks &&
+      !(may_set_clocks && can_unshare(CLONE_NEWTIME | (user_namespace ? CLONE_NEWUSER : 0)))) {
+    clocks.reset();
+  }
+  if (clocks) {
+    const ClockOffsets own = own_offsets();
+    clocks->monotonic_ns += own.monotonic_ns;
+    clocks->boottime_ns += own.boottime_ns;
+  }
+  if (jump && !clocks) {
+    findings.warn(fmt::format("CLOCK_MONOTONIC jumps {} by {}: no time namespace can be made here",
+                              jump->monotonic_ns > 0 ? "back" : "ahead",
+                              human_duration_ns(std::abs(jump->monotonic_ns))));
+  }
+
+  std::vector<Place> places;
+  // A user namespace of the child's own owns no pid namespace that is older: ids can't be set there
+  // without a new one.
+  if (ids_here && !user_namespace) places.push_back({true, false, false, clocks});
+  if (wants_ids && namespaces) places.push_back({true, true, user_namespace, clocks});
+  if (options.pid_mode != PidMode::keep) {
+    places.push_back({false, false, clocks ? user_namespace : false, clocks});
+  }
+  if (places.empty()) {
+    findings.refuse(
+        fmt::format("pid {} can't be kept: {}", process.pid,
+                    may_set_tid
+                        ? "it or a thread's is taken, and no pid namespace can be made here"
+                        : "neither CAP_CHECKPOINT_RESTORE nor a user namespace can be had here"),
+        "--pid auto takes another");
+    places.push_back({});
+  }
+  return places;
+}
+
+}  // namespace rfork::loader

@@ -1,0 +1,69 @@
+// Who the child will be: user, pid, namespaces; and what this process is allowed to do about it.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "image/model.h"
+#include "loader/findings.h"
+#include "loader/restore.h"
+
+namespace rfork::loader {
+
+/// Effective capabilities of this process, by number as in linux/capability.h.
+bool has_capability(unsigned capability);
+
+/// The user that the child runs as, when that isn't simply the caller.
+struct TargetUser {
+  uid_t real = 0, effective = 0, saved = 0;
+  gid_t real_group = 0, effective_group = 0, saved_group = 0;
+  std::vector<gid_t> groups;
+  std::string name;
+  bool image_capabilities = false;  ///< the image's capability sets are restored too
+};
+
+/// nullopt: the child runs as the caller does. Throws Refusal when Options::user doesn't exist or
+/// can't be had.
+std::optional<TargetUser> target_user(const image::Process& process, const Options& options,
+                                      Findings& findings);
+
+/// Takes the file-system rights of `user` until destroyed. For the whole process (seteuid): paths
+/// that an image names are opened with the rights that the image's user has here.
+class ActAs {
+ public:
+  explicit ActAs(const std::optional<TargetUser>& user);
+  ~ActAs();
+  ActAs(const ActAs&) = delete;
+  ActAs& operator=(const ActAs&) = delete;
+
+ private:
+  bool active_ = false;
+  uid_t uid_;
+  gid_t gid_;
+  std::vector<gid_t> groups_;
+};
+
+/// Nanoseconds to be added to the initial time namespace's clocks.
+struct ClockOffsets {
+  int64_t monotonic_ns = 0, boottime_ns = 0;
+};
+
+/// One way of making the child.
+struct Place {
+  bool keep_ids = false;  ///< clone3 with set_tid
+  bool pid_namespace = false;
+  bool user_namespace = false;         ///< to be allowed the other ones
+  std::optional<ClockOffsets> clocks;  ///< a time namespace
+};
+
+/// The ways to try, best first; never empty. Throws Refusal when PidMode::keep can't be had.
+/// Warnings say which clock jumps, and in automatic mode nothing of the pid: that mode promises
+/// nothing.
+std::vector<Place> choose_places(const image::Snapshot& snapshot, const Options& options,
+                                 Findings& findings);
+
+}  // namespace rfork::loader

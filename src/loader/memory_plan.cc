@@ -1,0 +1,206 @@
+#include "loader/memory_plan.h"
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+#ifndef MAP_HUGE_SHIFT
+#define MAP_HUGE_SHIFT 26
+#endif
+#ifndef PR_SET_VMA
+#define PR_SET_VMA 0x53564d41
+#define PR_SET_VMA_ANON_NAME 0
+#endif
+
+namespace rfork::loader {
+
+using image::DataRun;
+using image::Mapping;
+using plan::OpKind;
+
+namespace {
+
+constexpr uint64_t kPage = 4096;
+
+/// Advice that must be there before the pages, because it decides how they are made.
+constexpr std::pair<uint32_t, int> kEarlyAdvice[] = {
+    {Mapping::huge_page, MADV_HUGEPAGE},
+    {Mapping::no_huge_page, MADV_NOHUGEPAGE},
+};
+constexpr std::pair<uint32_t, int> kLateAdvice[] = {
+    {Mapping::dont_fork, MADV_DONTFORK},    {Mapping::wipe_on_fork, MADV_WIPEONFORK},
+    {Mapping::dont_dump, MADV_DONTDUMP},    {Mapping::mergeable, MADV_MERGEABLE},
+    {Mapping::sequential, MADV_SEQUENTIAL}, {Mapping::random, MADV_RANDOM},
+};
+
+uint64_t flags_of(const Mapping& mapping) {
+  uint64_t flags =
+      MAP_FIXED_NOREPLACE | static_cast<uint64_t>(mapping.shared ? MAP_SHARED : MAP_PRIVATE);
+  if (mapping.kind == Mapping::Kind::anonymous || mapping.kind == Mapping::Kind::vdso)
+    flags |= MAP_ANONYMOUS;
+  if (mapping.grows_down) flags |= MAP_GROWSDOWN;
+  if (mapping.no_reserve) flags |= MAP_NORESERVE;
+  if (mapping.huge_page_size != 0 && mapping.kind == Mapping::Kind::anonymous) {
+    flags |= MAP_HUGETLB | static_cast<uint64_t>(__builtin_ctzll(mapping.huge_page_size))
+                               << MAP_HUGE_SHIFT;
+  }
+  return flags;
+}
+
+}  // namespace
+
+std::string words_of(const Mapping& mapping) {
+  return fmt::format("{:#x}-{:#x}{}{}", mapping.range.start, mapping.range.end,
+                     mapping.name.empty() ? "" : " of ", mapping.name);
+}
+
+MemoryPlan::MemoryPlan(const image::Metadata& metadata, std::vector<Mapping> mappings,
+                       const ThreadFrames& frames, const HostFiles& files)
+    : metadata_(metadata),
+      process_(metadata.snapshot.processes[0]),
+      mappings_(std::move(mappings)),
+      frames_(frames),
+      files_(files) {
+  for (const DataRun& run : metadata.runs) {
+    if (run.target == DataRun::Target::memory) written_.push_back(run.range);
+  }
+  for (const auto& patch : process_.patches) {
+    written_.push_back({patch.address, patch.address + patch.bytes.size()});
+  }
+  std::sort(written_.begin(), written_.end(), [](Range a, Range b) { return a.start < b.start; });
+  for (const Mapping& mapping : mappings_) {
+    if (mapping.kind != Mapping::Kind::object) continue;
+    const Sink sink = files_.sink(mapping.backing);
+    if (sink.kind != Sink::Kind::memory) continue;
+    const auto* object = image::find_id(metadata.snapshot.objects, mapping.backing);
+    SharedAnonymous& shared = shared_[mapping.backing];
+    shared.whole = {sink.address, sink.address + ((object->size + kPage - 1) & ~(kPage - 1))};
+    shared.parts.push_back(&mapping);
+  }
+}
+
+bool MemoryPlan::made_whole(const Mapping& mapping) const {
+  return mapping.kind == Mapping::Kind::object && shared_.contains(mapping.backing);
+}
+
+bool MemoryPlan::is_written(const Mapping& mapping) const {
+  const auto after = std::partition_point(written_.begin(), written_.end(), [&](Range range) {
+    return range.start < mapping.range.start;
+  });
+  if (after != written_.end() && after->overlaps(mapping.range)) return true;
+  return after != written_.begin() && std::prev(after)->overlaps(mapping.range);
+}
+
+uint32_t MemoryPlan::first_protection(const Mapping& mapping) const {
+  if (made_whole(mapping) || mapping.kind == Mapping::Kind::vdso) return PROT_READ | PROT_WRITE;
+  if (mapping.shared || !is_written(mapping)) return mapping.protection;
+  return PROT_READ | PROT_WRITE;
+}
+
+void MemoryPlan::add_mappings(PlanWriter& plan, HandedFds& handed) const {
+  add_shared_anonymous(plan);
+  for (const Mapping& mapping : mappings_) {
+    if (made_whole(mapping) || mapping.kind == Mapping::Kind::vvar) continue;
+    const bool backed =
+        mapping.kind == Mapping::Kind::file || mapping.kind == Mapping::Kind::object;
+    const int fd = backed ? handed(files_.mapping_fd(mapping)) : -1;
+    plan.call(SYS_mmap,
+              {mapping.range.start, mapping.range.size(), first_protection(mapping),
+               flags_of(mapping), static_cast<uint64_t>(fd), backed ? mapping.offset : 0},
+              "mmap " + words_of(mapping), static_cast<int64_t>(mapping.range.start));
+    for (const auto& [bit, advice] : kEarlyAdvice) {
+      if ((mapping.advice & bit) == 0) continue;
+      plan.try_call(SYS_madvise,
+                    {mapping.range.start, mapping.range.size(), static_cast<uint64_t>(advice)},
+                    "madvise " + words_of(mapping));
+    }
+  }
+}
+
+/// One mmap for all parts of it, so that they are one object; then the parts that the process had
+/// unmapped go.
+void MemoryPlan::add_shared_anonymous(PlanWriter& plan) const {
+  for (const auto& [id, shared] : shared_) {
+    const Mapping& first = *shared.parts.front();
+    uint64_t flags = MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+    if (first.no_reserve) flags |= MAP_NORESERVE;
+    if (first.huge_page_size != 0) {
+      flags |= MAP_HUGETLB | static_cast<uint64_t>(__builtin_ctzll(first.huge_page_size))
+                                 << MAP_HUGE_SHIFT;
+    }
+    plan.call(
+        SYS_mmap,
+        {shared.whole.start, shared.whole.size(), PROT_READ | PROT_WRITE, flags, UINT64_MAX, 0},
+        fmt::format("mmap {:#x}-{:#x}, shared memory", shared.whole.start, shared.whole.end),
+        static_cast<int64_t>(shared.whole.start));
+  }
+}
+
+void MemoryPlan::add_stream(PlanWriter& plan, HandedFds& handed) const {
+  for (const DataRun& run : metadata_.runs) {
+    const uint64_t size = run.range.size();
+    const uint64_t padding = image::padded_size(run) - size;
+    const Sink sink = run.target == DataRun::Target::memory ? Sink{Sink::Kind::memory, -1, 0}
+                                                            : files_.sink(run.owner);
+    switch (sink.kind) {
+      case Sink::Kind::memory:
+        plan.op(OpKind::data_to_memory, {sink.address + run.range.start, size}, "");
+        break;
+      case Sink::Kind::file:
+        plan.op(OpKind::data_to_file,
+                {static_cast<uint64_t>(handed(sink.fd)), run.range.start, size}, "");
+        break;
+      case Sink::Kind::skip:
+        plan.op(OpKind::data_skip, {size}, "");
+        break;
+    }
+    if (padding != 0) plan.op(OpKind::data_skip, {padding}, "");
+  }
+}
+
+void MemoryPlan::add_finish(PlanWriter& plan) const {
+  for (const auto& patch : process_.patches) {
+    plan.op(OpKind::copy, {patch.address, plan.data(patch.bytes), patch.bytes.size()}, "");
+  }
+  for (const auto& [id, shared] : shared_) {
+    uint64_t at = shared.whole.start;
+    for (const Mapping* part : shared.parts) {
+      if (part->range.start > at)
+        plan.call(SYS_munmap, {at, part->range.start - at}, "munmap of shared memory");
+      at = part->range.end;
+    }
+    if (at < shared.whole.end)
+      plan.call(SYS_munmap, {at, shared.whole.end - at}, "munmap of shared memory");
+  }
+  for (const Mapping& mapping : mappings_) {
+    if (mapping.kind == Mapping::Kind::vvar || mapping.kind == Mapping::Kind::vdso) continue;
+    const uint64_t start = mapping.range.start, size = mapping.range.size();
+    for (const auto& [bit, advice] : kLateAdvice) {
+      if ((mapping.advice & bit) == 0) continue;
+      plan.try_call(SYS_madvise, {start, size, static_cast<uint64_t>(advice)},
+                    "madvise " + words_of(mapping));
+    }
+    if (first_protection(mapping) != mapping.protection) {
+      plan.call(SYS_mprotect, {start, size, mapping.protection}, "mprotect " + words_of(mapping));
+    }
+    if ((mapping.advice & Mapping::locked) != 0) {
+      const uint64_t on_fault = (mapping.advice & Mapping::lock_on_fault) != 0 ? MLOCK_ONFAULT : 0;
+      plan.try_call(SYS_mlock2, {start, size, on_fault}, "mlock2 " + words_of(mapping));
+    }
+    constexpr std::string_view kNamed = "[anon:";
+    if (mapping.name.starts_with(kNamed) && mapping.name.ends_with(']')) {
+      const std::string name =
+          mapping.name.substr(kNamed.size(), mapping.name.size() - kNamed.size() - 1);
+      plan.try_call(SYS_prctl, {PR_SET_VMA, PR_SET_VMA_ANON_NAME, start, size, plan.text(name)},
+                    "name " + words_of(mapping));
+    }
+  }
+}
+
+}  // namespace rfork::loader

@@ -1,0 +1,196 @@
+#include "loader/open_files.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/io.h"
+
+namespace rfork::loader {
+
+using image::Description;
+using image::Descriptor;
+using plan::OpKind;
+
+namespace {
+
+struct KnownDevice {
+  const char* path;
+  unsigned major, minor;
+};
+constexpr KnownDevice kDevices[] = {
+    {"/dev/null", 1, 3},   {"/dev/zero", 1, 5},    {"/dev/full", 1, 7},
+    {"/dev/random", 1, 8}, {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0},
+};
+
+bool is_same_device(const std::string& path, const struct stat& status) {
+  if (!S_ISCHR(status.st_mode)) return false;
+  const auto known = std::find_if(std::begin(kDevices), std::end(kDevices),
+                                  [&](const KnownDevice& device) { return path == device.path; });
+  return known == std::end(kDevices) || status.st_rdev == makedev(known->major, known->minor);
+}
+
+/// A path of the kernel's own file systems, which has no contents to compare.
+bool is_kernel_path(const std::string& path) {
+  return path.starts_with("/proc/") || path.starts_with("/sys/");
+}
+
+/// /proc/OLDPID/x is /proc/self/x.
+std::string own_proc_path(const std::string& path, int32_t old_pid) {
+  const std::string old = fmt::format("/proc/{}", old_pid);
+  if (path == old || path.starts_with(old + "/")) return "/proc/self" + path.substr(old.size());
+  return path;
+}
+
+}  // namespace
+
+OpenFiles::OpenFiles(const image::Snapshot& snapshot, const Options& options, HostFiles& files,
+                     Findings& findings)
+    : snapshot_(snapshot),
+      process_(snapshot.processes[0]),
+      options_(options),
+      files_(files),
+      findings_(findings) {
+  for (const Descriptor& descriptor : process_.descriptors) {
+    highest_ = std::max(highest_, descriptor.fd);
+    if (opened_.contains(descriptor.description)) continue;
+    const Description* description = image::find_id(snapshot.descriptions, descriptor.description);
+    if (description == nullptr) {
+      findings.refuse(fmt::format("the image says nothing of descriptor {}", descriptor.fd));
+      continue;
+    }
+    opened_[descriptor.description] = open_one(*description);
+  }
+}
+
+OpenFiles::Opened OpenFiles::open_one(const Description& description) {
+  switch (description.kind) {
+    case Description::Kind::stdio:
+      return open_stdio(description);
+    case Description::Kind::device:
+      return check_device(description);
+    case Description::Kind::directory:
+      return check_directory(description);
+    case Description::Kind::regular:
+    case Description::Kind::contents:
+      break;
+  }
+  Opened opened;
+  opened.flags = reopen_flags(description.flags);
+  opened.offset = description.offset;
+  if (description.kind == Description::Kind::regular && is_kernel_path(description.path)) {
+    opened.child_path = own_proc_path(description.path, process_.pid);
+    return opened;
+  }
+  opened.own = files_.open_description(description);
+  opened.fd = opened.own.get();
+  if (opened.own && (opened.flags & O_PATH) == 0) ::lseek(opened.fd, description.offset, SEEK_SET);
+  return opened;
+}
+
+OpenFiles::Opened OpenFiles::open_stdio(const Description& description) {
+  const int given[] = {options_.stdio_input, options_.stdio_output, options_.stdio_error};
+  Opened opened;
+  for (const Descriptor& descriptor : process_.descriptors) {
+    if (descriptor.description != description.id || descriptor.fd < 0 || descriptor.fd > 2)
+      continue;
+    // A terminal is one description on 0, 1 and 2: the output side decides, for it can be lost.
+    const int fd = given[descriptor.fd];
+    if (fd >= 0) opened.fd = fd;
+  }
+  if (opened.fd < 0) {
+    if (!null_) null_ = open_or_throw("/dev/null", O_RDWR);
+    opened.fd = null_.get();
+  }
+  return opened;
+}
+
+OpenFiles::Opened OpenFiles::check_device(const Description& description) {
+  Opened opened;
+  opened.child_path = description.path;
+  opened.flags = reopen_flags(description.flags);
+  struct stat status;
+  if (::stat(description.path.c_str(), &status) < 0) {
+    findings_.refuse(
+        fmt::format("the device {} isn't here: {}", description.path, std::strerror(errno)));
+  } else if (!is_same_device(description.path, status)) {
+    findings_.refuse(fmt::format("{} is another kind of file here than the device that was open",
+                                 description.path));
+  } else if (description.path == "/dev/tty" && !try_open(description.path, O_RDWR | O_NOCTTY)) {
+    findings_.warn("there is no terminal here: /dev/tty becomes /dev/null");
+    opened.child_path = "/dev/null";
+  }
+  return opened;
+}
+
+OpenFiles::Opened OpenFiles::check_directory(const Description& description) {
+  Opened opened;
+  opened.child_path = own_proc_path(description.path, process_.pid);
+  opened.flags = reopen_flags(description.flags);
+  opened.offset = description.offset;
+  struct stat status;
+  if (is_kernel_path(description.path) ||
+      (::stat(description.path.c_str(), &status) == 0 && S_ISDIR(status.st_mode))) {
+    return opened;
+  }
+  std::vector<std::string> made;
+  if (!files_.created().make_directories(description.path, &made)) {
+    findings_.refuse(fmt::format("the open directory {} isn't here and can't be made: {}",
+                                 description.path, std::strerror(errno)));
+  }
+  for (const std::string& path : made) findings_.warn("created directory " + path);
+  return opened;
+}
+
+void OpenFiles::hand(HandedFds& handed) const {
+  for (const auto& [id, opened] : opened_) {
+    if (opened.fd >= 0) handed(opened.fd);
+  }
+}
+
+void OpenFiles::add_handed(PlanWriter& plan, HandedFds& handed) const {
+  for (const Descriptor& descriptor : process_.descriptors) {
+    const auto found = opened_.find(descriptor.description);
+    if (found == opened_.end() || found->second.fd < 0) continue;
+    plan.call(SYS_dup3,
+              {static_cast<uint64_t>(handed(found->second.fd)),
+               static_cast<uint64_t>(descriptor.fd), descriptor.close_on_exec ? O_CLOEXEC : 0u},
+              fmt::format("place descriptor {}", descriptor.fd), descriptor.fd);
+  }
+}
+
+void OpenFiles::add_opened_by_child(PlanWriter& plan) const {
+  std::map<uint32_t, int> first;  // descriptor that has the description already
+  for (const Descriptor& descriptor : process_.descriptors) {
+    const auto found = opened_.find(descriptor.description);
+    if (found == opened_.end() || found->second.child_path.empty()) continue;
+    const Opened& opened = found->second;
+    const auto number = static_cast<uint64_t>(descriptor.fd);
+    const uint64_t cloexec = descriptor.close_on_exec ? O_CLOEXEC : 0u;
+    if (const auto known = first.find(descriptor.description); known != first.end()) {
+      plan.call(SYS_dup3, {static_cast<uint64_t>(known->second), number, cloexec},
+                fmt::format("place descriptor {}", descriptor.fd), descriptor.fd);
+      continue;
+    }
+    first[descriptor.description] = descriptor.fd;
+    // O_CLOEXEC in the open too: when the number comes right at once, no dup3 sets it.
+    plan.op(OpKind::open,
+            {plan.text(opened.child_path), static_cast<uint64_t>(opened.flags | O_NOCTTY) | cloexec,
+             number, cloexec},
+            fmt::format("open {} as descriptor {}", opened.child_path, descriptor.fd));
+    if (opened.offset != 0) {
+      plan.try_call(SYS_lseek, {number, static_cast<uint64_t>(opened.offset), SEEK_SET},
+                    fmt::format("lseek of descriptor {}", descriptor.fd));
+    }
+  }
+}
+
+}  // namespace rfork::loader

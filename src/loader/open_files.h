@@ -1,0 +1,59 @@
+// The child's descriptor table: which open file stands behind each number, and the operations that
+// put it there.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "image/model.h"
+#include "loader/host_files.h"
+#include "loader/memory_plan.h"
+#include "loader/plan_writer.h"
+#include "loader/restore.h"
+
+namespace rfork::loader {
+
+class OpenFiles {
+ public:
+  /// Opens or checks everything that the process's descriptors name; what can't be had becomes
+  /// reasons in `findings`.
+  OpenFiles(const image::Snapshot& snapshot, const Options& options, HostFiles& files,
+            Findings& findings);
+
+  /// Highest number that the image wants.
+  int highest() const { return highest_; }
+  /// Hands over what this process opened: before the child is forked.
+  void hand(HandedFds& handed) const;
+  /// Puts descriptors that this process opened at their numbers.
+  void add_handed(PlanWriter& plan, HandedFds& handed) const;
+  /// Opens what only the child can open (directories in its own mount namespace, /proc/self). With
+  /// the child's own user.
+  void add_opened_by_child(PlanWriter& plan) const;
+
+ private:
+  struct Opened {
+    UniqueFd own;
+    int fd = -1;             ///< own or borrowed
+    std::string child_path;  ///< opened by the child instead
+    int flags = 0;
+    int64_t offset = 0;
+  };
+
+  Opened open_one(const image::Description& description);
+  Opened open_stdio(const image::Description& description);
+  Opened check_device(const image::Description& description);
+  Opened check_directory(const image::Description& description);
+
+  const image::Snapshot& snapshot_;
+  const image::Process& process_;
+  const Options& options_;
+  HostFiles& files_;
+  Findings& findings_;
+  std::map<uint32_t, Opened> opened_;
+  UniqueFd null_;
+  int highest_ = -1;
+};
+
+}  // namespace rfork::loader

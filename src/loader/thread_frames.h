@@ -1,0 +1,37 @@
+// Where each thread's signal frame lies in the child.
+//
+// A frame is put where the kernel itself would put one: on the alternate signal stack when there is
+// one that isn't in use, else below the red zone of the thread's own stack. Nothing then remains of
+// the restore. A thread that has no such place (its stack is too full, or lies in shared memory)
+// gets its frame in a small mapping that stays, read-only.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "image/model.h"
+#include "loader/address_space.h"
+#include "loader/signal_frame_x86_64.h"
+
+namespace rfork::loader {
+
+struct ThreadFrame {
+  XstateArea area;
+  SignalFrame frame;
+  bool stays = false;  ///< lies in the leftover mapping
+};
+
+struct ThreadFrames {
+  std::vector<ThreadFrame> threads;  ///< in the image's order
+  Range leftover;                    ///< empty when nothing stays
+  uint64_t exit_code = 0;            ///< address in `leftover` when `code_stays`
+  bool code_stays = false;
+};
+
+/// `mappings` may be enlarged: a stack that grows down is extended for the frame, as delivering a
+/// signal would do. `code_stays`: the vDSO has no room for the exit code.
+ThreadFrames place_frames(const image::Snapshot& snapshot, const image::Host& here,
+                          std::vector<image::Mapping>& mappings, AddressSpace& space,
+                          bool code_stays);
+
+}  // namespace rfork::loader

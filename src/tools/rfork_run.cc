@@ -1,0 +1,222 @@
+// rfork-run: restores an image here, from a file or a pipe.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/io.h"
+#include "base/text.h"
+#include "image/read_image.h"
+#include "loader/restore.h"
+
+namespace {
+
+using namespace rfork;
+
+std::atomic<bool> interrupted{false};
+
+struct Arguments {
+  std::string image;
+  std::string pid_file;
+  std::string pid_mode = "auto";
+  bool background = false;
+  bool ignore_cpu = false, overwrite_files = false;
+  bool json = false, verbose = false;
+};
+
+constexpr const char* kExamples = R"(Examples:
+  rfork-run job.rfork                     goes on here, on this terminal, until it ends
+  rfork-run -d --pidfile F job.rfork      in the background: 0 is /dev/null; 1 and 2 are rfork-run's own
+                                          if they are files or pipes, /dev/null if a terminal
+  rfork-trace 4242 -o - | ssh host rfork-run -
+Exit codes: with -d 0 once it runs; else the process's own, or its signal. If it never ran:
+  1 internal, 2 usage, 5 this host refuses, 8 no good image, 130 interrupted.)";
+
+void add_options(CLI::App& app, Arguments& arguments) {
+  app.add_option("IMAGE", arguments.image, "File that rfork-trace wrote (-: standard input)")
+      ->required();
+  app.add_flag("-d,--detach", arguments.background, "Leave it running in the background");
+  app.add_option("--pidfile", arguments.pid_file, "Write its pid into this file");
+  app.add_option("--pid", arguments.pid_mode,
+                 "keep: the pid it had, new: another one, auto: keep if possible")
+      ->check(CLI::IsMember({"keep", "new", "auto"}));
+  app.add_flag("--ignore-cpu", arguments.ignore_cpu,
+               "Accept a CPU that lacks what the origin's has");
+  app.add_flag("--overwrite-files", arguments.overwrite_files,
+               "Replace files here that have other contents");
+  app.add_flag("--json", arguments.json,
+               "One line of JSON (with -d on standard output, else on standard error)");
+  app.add_flag("-v,--verbose", arguments.verbose, "Say more");
+  app.set_version_flag("--version", "rfork-run " RFORK_VERSION);
+  app.footer(kExamples);
+}
+
+/// The first SIGINT or SIGTERM is noticed between two reads, so that created files are removed; the
+/// second ends at once.
+void watch_interruptions() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { interrupted = true; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(signal, &action, nullptr);
+}
+
+void unwatch_interruptions() {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::signal(signal, SIG_DFL);
+}
+
+loader::Options restore_options(const Arguments& arguments) {
+  loader::Options options;
+  if (arguments.pid_mode == "keep") options.pid_mode = loader::PidMode::keep;
+  if (arguments.pid_mode == "new") options.pid_mode = loader::PidMode::fresh;
+  options.ignore_cpu = arguments.ignore_cpu;
+  options.overwrite_files = arguments.overwrite_files;
+  options.foreground = !arguments.background;
+  options.as_image_user = true;
+  const auto usable = [&](int fd) {
+    return ::fcntl(fd, F_GETFD) >= 0 && !(arguments.background && ::isatty(fd) == 1);
+  };
+  if (!arguments.background && arguments.image != "-" && usable(STDIN_FILENO))
+    options.stdio_input = STDIN_FILENO;
+  if (usable(STDOUT_FILENO)) options.stdio_output = STDOUT_FILENO;
+  if (usable(STDERR_FILENO)) options.stdio_error = STDERR_FILENO;
+  return options;
+}
+
+void write_pid_file(const std::string& path, pid_t pid) {
+  const UniqueFd file = open_or_throw(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+  write_full(file.get(), as_bytes(fmt::format("{}\n", pid)), path);
+}
+
+void say_running(const Arguments& arguments, const loader::Restore& restore, pid_t pid,
+                 uint64_t bytes, int64_t elapsed_ns) {
+  if (arguments.json) {
+    const nlohmann::json result = {{"pid", pid},
+                                   {"inner_pid", restore.inner_pid()},
+                                   {"image_bytes", bytes},
+                                   {"total_ns", elapsed_ns},
+                                   {"warnings", restore.warnings()}};
+    std::fputs((result.dump() + "\n").c_str(), arguments.background ? stdout : stderr);
+    std::fflush(stdout);
+    return;
+  }
+  for (const std::string& warning : restore.warnings()) {
+    std::fputs(fmt::format("rfork-run: note: {}\n", warning).c_str(), stderr);
+  }
+  if (arguments.verbose) {
+    std::fputs(fmt::format("rfork-run: {} in {}, pid {} (it sees {})\n", human_bytes(bytes),
+                           human_duration_ns(elapsed_ns), pid, restore.inner_pid())
+                   .c_str(),
+               stderr);
+  }
+  if (arguments.background) {
+    std::puts(fmt::format("pid {}", pid).c_str());
+    std::fflush(stdout);
+  }
+}
+
+/// Ends this process as the child ended, without a core file of its own.
+[[noreturn]] void end_as(const loader::ChildEnd& end) {
+  if (end.signalled) {
+    const rlimit none{0, 0};
+    ::setrlimit(RLIMIT_CORE, &none);
+    sigset_t set;
+    ::sigemptyset(&set);
+    ::sigaddset(&set, end.code);
+    ::signal(end.code, SIG_DFL);
+    ::sigprocmask(SIG_UNBLOCK, &set, nullptr);
+    ::raise(end.code);
+  }
+  ::_exit(end.signalled ? 128 + end.code : end.code);
+}
+
+/// Whether somebody at a terminal would otherwise wait for a job that has stopped.
+bool on_own_terminal() {
+  return ::isatty(STDIN_FILENO) == 1 && ::tcgetpgrp(STDIN_FILENO) == ::getpgrp();
+}
+
+/// Passes on what is sent to this process alone. What a terminal sends reaches the child by itself,
+/// for it is in the same process group; SIGTSTP stops both.
+[[noreturn]] void stand_for(loader::Restore& restore, pid_t child) {
+  sigset_t watched;
+  ::sigfillset(&watched);
+  for (const int signal : {SIGTSTP, SIGTTIN, SIGTTOU, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) {
+    ::sigdelset(&watched, signal);
+  }
+  ::sigprocmask(SIG_BLOCK, &watched, nullptr);
+  for (;;) {
+    int status = 0;
+    const pid_t changed = ::waitpid(restore.wait_pid(), &status, WNOHANG | WUNTRACED);
+    if (changed == restore.wait_pid()) {
+      if (!WIFSTOPPED(status)) end_as(restore.child_end(status));
+      if (on_own_terminal()) ::raise(SIGSTOP);
+      continue;
+    }
+    siginfo_t info{};
+    const int signal = ::sigwaitinfo(&watched, &info);
+    if (signal <= 0 || signal == SIGCHLD) continue;
+    if (signal == SIGCONT || info.si_code <= 0) ::kill(child, signal);
+  }
+}
+
+void check_interrupted() {
+  if (interrupted) throw Refusal(Failure::interrupted, "interrupted; nothing was restored");
+}
+
+int run(const Arguments& arguments) {
+  const int64_t begin = clock_ns(CLOCK_MONOTONIC);
+  watch_interruptions();
+  UniqueFd file;
+  if (arguments.image != "-") {
+    file = try_open(arguments.image, O_RDONLY);
+    if (!file) throw Error("open", errno, arguments.image, Failure::bad_image);
+  }
+  image::ImageReader reader(file ? file.get() : STDIN_FILENO);
+  loader::Restore restore(reader.metadata(), restore_options(arguments));
+  restore.start();
+  for (;;) {
+    check_interrupted();
+    const size_t size = reader.read(restore.next_slot());
+    if (size == 0) break;
+    restore.submit(size);
+  }
+  reader.finish();
+  check_interrupted();
+  const pid_t pid = restore.wait_ready();
+  if (!arguments.pid_file.empty()) write_pid_file(arguments.pid_file, pid);
+  check_interrupted();
+  unwatch_interruptions();
+  restore.go();
+  say_running(arguments, restore, pid, reader.metadata().total_size,
+              clock_ns(CLOCK_MONOTONIC) - begin);
+  if (!arguments.background) stand_for(restore, pid);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Arguments arguments;
+  CLI::App app("Goes on with a process that rfork-trace wrote into an image.");
+  add_options(app, arguments);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error);
+    return code == 0 ? 0 : static_cast<int>(Failure::usage);
+  }
+  try {
+    return run(arguments);
+  } catch (const std::exception& error) {
+    return report_failure("rfork-run", error, arguments.json);
+  }
+}
