@@ -73,11 +73,13 @@ asio::awaitable<UniqueFd> connect(const Address& address, Wait wait) {
     std::exception_ptr error;
   };
   const auto caught = [](Address to) -> asio::awaitable<Outcome> {
+    Outcome outcome;  // g++ 12 destroys a temporary aggregate with a co_await in it twice
     try {
-      co_return Outcome{co_await connect_unbounded(std::move(to)), nullptr};
+      outcome.socket = co_await connect_unbounded(std::move(to));
     } catch (...) {
-      co_return Outcome{{}, std::current_exception()};
+      outcome.error = std::current_exception();
     }
+    co_return outcome;
   };
   auto first = co_await (caught(address) || timer.async_wait(kAsTuple));
   if (first.index() == 1) {

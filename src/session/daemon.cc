@@ -66,7 +66,8 @@ class Daemon {
 
  private:
   void block_signals();
-  void listen();
+  std::vector<tcp::acceptor> bind();
+  void announce();
   asio::awaitable<void> hear_signals();
   asio::awaitable<void> accept_connections(tcp::acceptor& acceptor);
   asio::awaitable<void> hear_worker(std::shared_ptr<Worker> worker);
@@ -84,7 +85,8 @@ class Daemon {
   sigset_t signals_{};
   sigset_t former_mask_{};
   UniqueFd signal_fd_;
-  std::vector<tcp::acceptor> acceptors_;
+  std::vector<tcp::acceptor>
+      acceptors_;  ///< bound first: a daemon that can't listen leaves nothing behind
   std::map<WorkerId, std::shared_ptr<Worker>> workers_;
   WorkerId next_worker_ = 1;
   Desk desk_;
@@ -104,6 +106,7 @@ LogStore open_logs(const DaemonOptions& options) {
 
 Daemon::Daemon(const DaemonOptions& options)
     : options_(options),
+      acceptors_(bind()),
       desk_(open_logs(options), options.max_ended,
             [this](WorkerId id, PacketType type, const Bytes& body, int descriptor) {
               send(id, type, body, descriptor);
@@ -121,7 +124,7 @@ Daemon::Daemon(const DaemonOptions& options)
 
 void Daemon::run() {
   block_signals();
-  listen();
+  announce();
   asio::co_spawn(context_, hear_signals(), asio::detached);
   asio::co_spawn(context_, end_slow_handshakes(), asio::detached);
   for (tcp::acceptor& acceptor : acceptors_) {
@@ -147,10 +150,16 @@ void Daemon::block_signals() {
   if (!signal_fd_) throw_errno("signalfd");
 }
 
-void Daemon::listen() {
+std::vector<tcp::acceptor> Daemon::bind() {
+  std::vector<tcp::acceptor> acceptors;
   for (const net::Address& address : options_.listen) {
-    acceptors_.push_back(listen_on(context_, address, !options_.key));
+    acceptors.push_back(listen_on(context_, address, !options_.key));
   }
+  return acceptors;
+}
+
+/// Tells where it listens: who started it can go on.
+void Daemon::announce() {
   if (!options_.port_file.empty()) {
     const UniqueFd file =
         open_or_throw(options_.port_file, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0644);
@@ -239,7 +248,7 @@ void Daemon::become_worker(UniqueFd socket, const std::string& peer, Channel cha
   // Everything else that is open belongs to the daemon or to other workers; an inherited end of
   // another worker's channel would hide that worker's end. Nothing of the daemon's is destroyed
   // here.
-  const auto [low, high] = std::minmax(socket.get(), channel.fd());
+  const auto [low, high] = std::minmax({socket.get(), channel.fd()});
   const auto close_from_to = [](int first, int last) {
     if (first <= last) (void)::close_range(first, last, 0);
   };

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "net/link.h"
 #include "session/messages.h"
+#include "session/open_link.h"
 #include "session/reading.h"
 
 namespace rfork::session {
@@ -21,6 +22,8 @@ using std::chrono::milliseconds;
 constexpr milliseconds kLastWords{
     2'000};  ///< for the reasons of a destination that stopped reading
 
+}  // namespace
+
 net::Link open_link(const Endpoint& endpoint) {
   net::Link link(endpoint.address, {endpoint.deadlines.connect, "the connection"},
                  endpoint.interrupted);
@@ -28,8 +31,6 @@ net::Link open_link(const Endpoint& endpoint) {
                  {endpoint.deadlines.handshake, "rforkd's greeting"});
   return link;
 }
-
-}  // namespace
 
 struct Destination::State {
   explicit State(Endpoint where)

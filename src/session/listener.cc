@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <asio/ip/v6_only.hpp>
+
 #include "base/error.h"
 
 namespace rfork::session {

@@ -28,7 +28,8 @@ std::vector<Reason> reasons_of(const std::exception& error) {
 
 void log_failure(const std::string& peer, const std::exception& error) {
   for (const Reason& reason : reasons_of(error)) {
-    spdlog::warn("{}: {}", peer, visible(reason.line()));
+    const std::string line = visible(reason.line());
+    spdlog::warn("{}", line.starts_with(peer) ? line : peer + ": " + line);
   }
 }
 

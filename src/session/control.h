@@ -1,0 +1,26 @@
+// What rforkctl asks a daemon about its children. One connection a question.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "session/child_info.h"
+#include "session/destination.h"
+
+namespace rfork::session {
+
+// All throw Refusal: destination_refused with the daemon's reasons, connection_lost, interrupted.
+
+std::vector<ChildInfo> list_children(const Endpoint& endpoint);
+/// Gives `sink` the log in pieces; with `follow` until the child has ended and all of it was given.
+void read_log(const Endpoint& endpoint, const std::string& id, bool follow,
+              const std::function<void(std::span<const std::byte>)>& sink);
+void send_signal(const Endpoint& endpoint, const std::string& id, int signal);
+/// Returns when the child has ended.
+ChildInfo wait_for_child(const Endpoint& endpoint, const std::string& id);
+/// Makes the daemon forget an ended child and its log.
+void remove_child(const Endpoint& endpoint, const std::string& id);
+
+}  // namespace rfork::session
