@@ -1,0 +1,193 @@
+// rfork-trace: copies or moves a running process onto another host, or into a file.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "session/save_image.h"
+#include "session/send_process.h"
+
+namespace {
+
+using namespace rfork;
+
+std::atomic<bool> interrupted_by_signal{false};
+
+struct Arguments {
+  pid_t pid = 0;
+  std::string host;
+  std::string output;
+  std::string key;
+  std::string pid_mode = "auto";
+  std::vector<int> drop_fds;
+  bool move = false, drop_timers = false, thin = false;
+  bool ignore_cpu = false, overwrite_files = false;
+  bool json = false, verbose = false;
+};
+
+constexpr const char* kExamples = R"(Examples:
+  rfork-trace --key key 4242 10.0.0.2          a copy of 4242 runs on 10.0.0.2 too
+  rfork-trace --key key --move 4242 10.0.0.2   it runs on 10.0.0.2 only
+  rfork-trace 4242 -o job.rfork                into a file; `rfork-run job.rfork` goes on from there
+  rfork-trace 4242 -o - | ssh host rfork-run -
+Exit codes: 0 done, 2 usage, 3 cannot trace, 4 cannot carry, 5 destination refused,
+  6 connection lost (the original goes on), 7 in doubt (it stays stopped), 130 interrupted.)";
+
+void add_options(CLI::App& app, Arguments& arguments) {
+  app.add_option("PID", arguments.pid, "The process")->required();
+  app.add_option("HOST", arguments.host, "HOST[:PORT] of an rforkd");
+  app.add_option("-o,--output", arguments.output,
+                 "Write an image to this file instead (-: standard output)");
+  app.add_flag("--move", arguments.move,
+               "The original ends when the child runs, or the file is complete");
+  app.add_option("--key", arguments.key, "File with the key that both hosts share")
+      ->envname("RFORK_KEY");
+  app.add_option("--pid", arguments.pid_mode,
+                 "keep: the same pid there, new: another one, auto: keep on a move")
+      ->check(CLI::IsMember({"keep", "new", "auto"}));
+  app.add_option("--drop-fd", arguments.drop_fds, "Go on without descriptor N (may be repeated)")
+      ->type_name("N");
+  app.add_flag("--drop-timers", arguments.drop_timers, "Go on without POSIX timers");
+  app.add_flag("--thin", arguments.thin,
+               "Leave out what named files hold; the destination must have them");
+  app.add_flag("--ignore-cpu", arguments.ignore_cpu, "Accept a CPU that lacks what this one has");
+  app.add_flag("--overwrite-files", arguments.overwrite_files,
+               "Replace files there that have other contents");
+  app.add_flag("--json", arguments.json, "The result as one line of JSON on standard output");
+  app.add_flag("-v,--verbose", arguments.verbose, "Say what differs there, and more figures");
+  app.set_version_flag("--version", "rfork-trace " RFORK_VERSION);
+  app.footer(kExamples);
+}
+
+void check(const Arguments& arguments) {
+  const auto usage = [](std::string what, std::string advice) {
+    throw Refusal(Failure::usage, std::move(what), std::move(advice));
+  };
+  if (arguments.pid <= 0)
+    usage(fmt::format("{} is no pid", arguments.pid), "name a running process");
+  if (arguments.host.empty() == arguments.output.empty()) {
+    usage("name either a HOST or a file with -o", "see rfork-trace --help");
+  }
+  if (arguments.output == "-" && arguments.move) {
+    usage("--move can't be done into a pipe: nobody would know whether the other end got it all",
+          "write a file, or name a HOST");
+  }
+  if (arguments.output == "-" && ::isatty(STDOUT_FILENO) == 1) {
+    usage("an image can't be written to a terminal", "pipe it on, or name a file");
+  }
+}
+
+loader::PidMode pid_mode(const Arguments& arguments) {
+  if (arguments.pid_mode == "keep") return loader::PidMode::keep;
+  if (arguments.pid_mode == "new") return loader::PidMode::fresh;
+  return arguments.move ? loader::PidMode::automatic : loader::PidMode::fresh;
+}
+
+tracer::Options capture_options(const Arguments& arguments) {
+  tracer::Options options;
+  options.move = arguments.move;
+  options.drop_fds = {arguments.drop_fds.begin(), arguments.drop_fds.end()};
+  options.thin = arguments.thin;
+  options.drop_timers = arguments.drop_timers;
+  options.interrupted = [] { return interrupted_by_signal.load(); };
+  return options;
+}
+
+void save(const Arguments& arguments) {
+  const session::Saved saved =
+      session::save_image(arguments.pid, capture_options(arguments), arguments.output);
+  if (arguments.json) {
+    const nlohmann::json result = {
+        {"pid", arguments.pid},         {"file", arguments.output},
+        {"moved", arguments.move},      {"image_bytes", saved.image_bytes},
+        {"paused_ns", saved.paused_ns}, {"total_ns", saved.total_ns}};
+    std::fputs((result.dump() + "\n").c_str(), arguments.output == "-" ? stderr : stdout);
+    return;
+  }
+  std::fputs(fmt::format("{} → {}, {} in {}, paused {}\n", arguments.pid, arguments.output,
+                         human_bytes(saved.image_bytes), human_duration_ns(saved.total_ns),
+                         human_duration_ns(saved.paused_ns))
+                 .c_str(),
+             stderr);
+}
+
+void send(const Arguments& arguments) {
+  session::Endpoint endpoint;
+  endpoint.address = net::parse_address(arguments.host);
+  if (!arguments.key.empty()) endpoint.key = net::load_key(arguments.key);
+  endpoint.interrupted = [] { return interrupted_by_signal.load(); };
+  session::SendOptions options;
+  options.capture = capture_options(arguments);
+  options.pid_mode = pid_mode(arguments);
+  options.ignore_cpu = arguments.ignore_cpu;
+  options.overwrite_files = arguments.overwrite_files;
+  const session::Sent sent = session::send_process(arguments.pid, endpoint, options);
+  if (arguments.json) {
+    const nlohmann::json result = {{"pid", arguments.pid},
+                                   {"host", arguments.host},
+                                   {"moved", arguments.move},
+                                   {"child_pid", sent.pid},
+                                   {"child_id", sent.child_id},
+                                   {"wire_bytes", sent.wire_bytes},
+                                   {"image_bytes", sent.image_bytes},
+                                   {"paused_ns", sent.paused_ns},
+                                   {"total_ns", sent.total_ns},
+                                   {"warnings", sent.warnings}};
+    std::puts(result.dump().c_str());
+    return;
+  }
+  for (const std::string& warning : sent.warnings) {
+    std::fputs(fmt::format("rfork-trace: note: {}\n", warning).c_str(), stderr);
+  }
+  std::fputs(fmt::format("{} → {} pid {}, {} in {}, paused {}\n", arguments.pid, arguments.host,
+                         sent.pid, human_bytes(sent.wire_bytes), human_duration_ns(sent.total_ns),
+                         human_duration_ns(sent.paused_ns))
+                 .c_str(),
+             stderr);
+  if (arguments.verbose) {
+    std::fputs(fmt::format("child {} on {}, image of {}\n", sent.child_id, sent.destination,
+                           human_bytes(sent.image_bytes))
+                   .c_str(),
+               stderr);
+  }
+}
+
+void catch_signals() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { interrupted_by_signal = true; };
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(signal, &action, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Arguments arguments;
+  CLI::App app(
+      "Copies or moves a running process onto another host, or writes its image to a file.");
+  add_options(app, arguments);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : static_cast<int>(Failure::usage);
+  }
+  try {
+    check(arguments);
+    catch_signals();
+    if (arguments.output.empty()) {
+      send(arguments);
+    } else {
+      save(arguments);
+    }
+    return 0;
+  } catch (const std::exception& error) {
+    return report_failure("rfork-trace", error, arguments.json);
+  }
+}
