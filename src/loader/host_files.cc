@@ -46,8 +46,7 @@ HostFiles::HostFiles(const image::Snapshot& snapshot, const Options& options, Fi
   place_executable();
 }
 
-// --- contents that the image carries
-// --------------------------------------------------------------
+// --- contents that the image carries ---
 
 void HostFiles::place_objects() {
   for (const Object& object : snapshot_.objects) {
@@ -179,8 +178,7 @@ Sink HostFiles::sink(uint32_t id) const {
   return found == objects_.end() ? Sink{} : found->second.sink;
 }
 
-// --- files that are mapped
-// ------------------------------------------------------------------------
+// --- files that are mapped ---
 
 void HostFiles::place_mappings() {
   for (const image::Process& process : snapshot_.processes) {
@@ -312,8 +310,7 @@ void HostFiles::place_executable() {
   }
 }
 
-// --- files that are open
-// --------------------------------------------------------------------------
+// --- files that are open ---
 
 UniqueFd HostFiles::open_description(const Description& description) {
   const int flags = reopen_flags(description.flags);
@@ -323,7 +320,8 @@ UniqueFd HostFiles::open_description(const Description& description) {
       findings_.refuse(fmt::format("the image carries no contents of {}", description.path));
       return {};
     }
-    UniqueFd fd = reopen(found->second.fd.get(), flags);
+    // O_TMPFILE has the bit of O_DIRECTORY in it, and F_GETFL shows it.
+    UniqueFd fd = reopen(found->second.fd.get(), flags & ~O_TMPFILE);
     if (!fd)
       findings_.refuse(
           fmt::format("{} can't be reopened: {}", description.path, std::strerror(errno)));

@@ -33,8 +33,7 @@ bool has_capability(unsigned capability) {
   return (data[capability / 32].effective >> (capability % 32) & 1) != 0;
 }
 
-// --- the user
-// -------------------------------------------------------------------------------------
+// --- the user ---
 
 namespace {
 
@@ -110,8 +109,7 @@ ActAs::~ActAs() {
   }
 }
 
-// --- namespaces
-// -----------------------------------------------------------------------------------
+// --- namespaces ---
 
 namespace {
 

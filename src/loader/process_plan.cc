@@ -103,9 +103,9 @@ ProcessSettings process_settings(const image::Process& process, HostFiles& files
   return settings;
 }
 
-void add_memory_layout(PlanWriter& plan, const image::Process& process,
-                       const ProcessSettings& settings, int exe_fd) {
-  if (!settings.set_mm_map) return;
+namespace {
+
+prctl_mm_map memory_map(PlanWriter& plan, const image::Process& process, int exe_fd) {
   const image::MemoryLayout& layout = process.layout;
   prctl_mm_map map{};
   map.start_code = layout.start_code, map.end_code = layout.end_code;
@@ -116,14 +116,32 @@ void add_memory_layout(PlanWriter& plan, const image::Process& process,
   map.env_start = layout.env_start, map.env_end = layout.env_end;
   map.auxv = reinterpret_cast<__u64*>(plan.data(process.auxv));
   map.auxv_size = static_cast<uint32_t>(process.auxv.size());
-  map.exe_fd = UINT32_MAX;
+  map.exe_fd = static_cast<uint32_t>(exe_fd);
+  return map;
+}
+
+}  // namespace
+
+uint64_t add_exe_operation(PlanWriter& plan, const image::Process& process, const ExeLink& exe) {
+  const prctl_mm_map map = memory_map(plan, process, exe.fd);
+  return plan.try_call(SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, plan.value(map), sizeof map, 0},
+                       "set the exe link");
+}
+
+void add_memory_layout(PlanWriter& plan, const image::Process& process,
+                       const ProcessSettings& settings, const ExeLink& exe,
+                       uint64_t exe_operation) {
+  if (!settings.set_mm_map) return;
+  const prctl_mm_map map = memory_map(plan, process, -1);
   plan.call(SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, plan.value(map), sizeof map, 0},
             "prctl PR_SET_MM_MAP (brk, arguments, auxv)");
-  if (exe_fd < 0) return;
-  // In a call of its own, because it needs a capability that the rest doesn't.
-  map.exe_fd = static_cast<uint32_t>(exe_fd);
-  plan.try_call(SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, plan.value(map), sizeof map, 0},
-                "set the exe link");
+  // The exe link in a call of its own, because it needs a capability that the rest doesn't.
+  if (exe.fd < 0) return;
+  if (exe.allowed) {
+    add_exe_operation(plan, process, exe);
+  } else {
+    plan.op(plan::OpKind::as_owner, {exe.stack_end, exe_operation, 1}, "set the exe link");
+  }
 }
 
 void add_signal_actions(PlanWriter& plan, const image::Process& process) {
@@ -192,8 +210,7 @@ void add_timers(PlanWriter& plan, const image::Process& process) {
   }
 }
 
-// --- vDSO
-// -----------------------------------------------------------------------------------------
+// --- vDSO ---
 
 namespace {
 

@@ -27,9 +27,18 @@ struct ProcessSettings {
 ProcessSettings process_settings(const image::Process& process, HostFiles& files, int helper_fds,
                                  Findings& findings);
 
-/// brk, arguments, environment, auxv, exe link. After the page data.
+/// The program's file for the exe link, and how it can be set.
+struct ExeLink {
+  int fd = -1;             ///< in the child; -1: none
+  bool allowed = false;    ///< the child holds the capability; else a process is made that does
+  uint64_t stack_end = 0;  ///< for that process
+};
+/// brk, arguments, environment, auxv, exe link. After the page data. `exe_operation` was added
+/// by add_exe_operation() outside of what the leader walks.
 void add_memory_layout(PlanWriter& plan, const image::Process& process,
-                       const ProcessSettings& settings, int exe_fd);
+                       const ProcessSettings& settings, const ExeLink& exe, uint64_t exe_operation);
+/// The operation that sets the exe link; gives its index.
+uint64_t add_exe_operation(PlanWriter& plan, const image::Process& process, const ExeLink& exe);
 /// Signal actions, then what all threads share: umask, root.
 void add_signal_actions(PlanWriter& plan, const image::Process& process);
 void add_shared_settings(PlanWriter& plan, const image::Process& process,

@@ -8,6 +8,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstring>
 
@@ -153,7 +154,8 @@ void add_credentials(PlanWriter& plan, const ThreadPlanInput& input) {
   if (input.drop_capabilities) {
     plan.try_call(SYS_prctl, {PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0},
                   "clear ambient capabilities");
-    drop_bounding(plan, 0);
+    // Only root would get capabilities back by an exec.
+    drop_bounding(plan, ::geteuid() == 0 ? 0 : input.process.credentials.cap_bounding);
     add_capability_sets(plan, 0, 0, 0);
   }
   if (input.process.no_new_privs)

@@ -39,7 +39,9 @@ enum class OpKind : uint16_t {
   ready,           // the leader: says READY, waits for GO, says RUNNING
   open_gate,       // the leader: lets all threads leave
   leave,           // [0] rsp, [1] address of the exit code; does not come back
-  use_amx,         // makes the kernel give this thread room for AMX tiles
+  as_owner,  // [0] stack end, [1] first operation, [2] operations: walked by a process that shares
+             // the memory and owns a user namespace; failure is ignored
+  use_amx,  // makes the kernel give this thread room for AMX tiles
 };
 
 enum class Rule : uint8_t {

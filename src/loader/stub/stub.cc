@@ -89,8 +89,7 @@ void copy_bytes(uint64_t to, uint64_t from, uint64_t size) {
   __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size) : : "memory");
 }
 
-// --- the stream
-// -----------------------------------------------------------------------------------
+// --- the stream ---
 
 /// Gives some bytes of the stream, at most `want`; the caller has used them when it asks again.
 uint64_t take_stream(Walker& walker, uint64_t want, uint64_t* size) {
@@ -156,8 +155,7 @@ void data_skip(Walker& walker, uint64_t left) {
   }
 }
 
-// --- thread ids kept in memory
-// --------------------------------------------------------------------
+// --- thread ids kept in memory ---
 
 void replace_tid(uint64_t address, uint32_t old_tid) {
   auto* word = reinterpret_cast<volatile uint32_t*>(address);
@@ -194,8 +192,7 @@ void replace_robust_owners(uint64_t head, uint32_t old_tid) {
   if (list->pending != nullptr) fix(list->pending);
 }
 
-// --- operations
-// -----------------------------------------------------------------------------------
+// --- operations ---
 
 void walk(Walker& walker, uint64_t first, uint64_t count);
 
@@ -214,6 +211,26 @@ long start_thread(Header* header, const Op& op) {
   args.set_tid_size = op.arguments[3] != 0 ? 1 : 0;
   return rfork_stub_clone3(&args, sizeof args, thread_entry, header, op.arguments[1],
                            op.arguments[2]);
+}
+
+void owner_entry(void* header, uint64_t first, uint64_t count) {
+  Walker walker{static_cast<Header*>(header)};
+  walk(walker, first, count);
+  for (;;) system_call(SYS_exit, 0);
+}
+
+/// What the kernel keeps of the memory (the exe link) can be set by any task that has this memory
+/// and is privileged in its own user namespace. So one is made for the purpose, and ends before the
+/// next operation.
+void walk_as_owner(Header* header, const Op& op) {
+  clone_args args{};
+  args.flags = CLONE_VM | CLONE_VFORK | CLONE_FILES | CLONE_NEWUSER;
+  args.stack = op.arguments[0] - kStackSize;
+  args.stack_size = kStackSize;
+  const long pid =
+      rfork_stub_clone3(&args, sizeof args, owner_entry, header, op.arguments[1], op.arguments[2]);
+  constexpr uint64_t kWaitAll = 0x40000000;  // __WALL: it has no exit signal
+  if (pid > 0) system_call(SYS_wait4, static_cast<uint64_t>(pid), 0, kWaitAll);
 }
 
 long open_at(const Op& op) {
@@ -309,6 +326,9 @@ long step(Walker& walker, const Op& op) {
     case OpKind::leave:
       rfork_stub_leave(a[0], &header->leaving, header->hole_start,
                        header->hole_end - header->hole_start, a[1]);
+    case OpKind::as_owner:
+      walk_as_owner(header, op);
+      return 0;
     case OpKind::use_amx:
       rfork_stub_use_amx();
       return 0;
@@ -326,8 +346,7 @@ void walk(Walker& walker, uint64_t first, uint64_t count) {
   }
 }
 
-// --- getting into the hole
-// ------------------------------------------------------------------------
+// --- getting into the hole ---
 
 uint64_t map_at(uint64_t address, uint64_t size, uint64_t protection, uint64_t flags, int fd,
                 uint64_t offset) {

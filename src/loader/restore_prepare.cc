@@ -1,0 +1,180 @@
+// The first half of a restore: everything that can be checked, opened and planned before a process
+// exists.
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+
+#include "loader/restore_state.h"
+#include "loader/stub_image.h"
+
+namespace rfork::loader {
+
+namespace {
+
+// Of 4-level paging, which is all that a new program uses.
+constexpr uint64_t kAddressLimit = 0x7ffffffff000;
+
+uint64_t round_up(uint64_t size) {
+  return (size + kPageSize - 1) & ~(kPageSize - 1);
+}
+
+}  // namespace
+
+Restore::State::State(const image::Metadata& metadata, const Options& options)
+    : metadata_(metadata),
+      snapshot_(metadata.snapshot),
+      process_(metadata.snapshot.processes.at(0)),
+      options_(options),
+      here_(image::this_host()),
+      kernel_(kernel_vdso()) {
+  check_image();
+  user_ = target_user(process_, options_, findings_);
+  places_ = choose_places(snapshot_, options_, findings_);
+  find_files();
+  findings_.check();
+  std::vector<image::Mapping> mappings = place_memory();
+  make_plan(std::move(mappings));
+  expect_vdso();
+}
+
+void Restore::State::check_image() {
+  if (snapshot_.processes.size() != 1 || process_.threads.empty()) {
+    throw Refusal(Failure::destination_refused,
+                  fmt::format("the image has {} processes, and this version restores one",
+                              snapshot_.processes.size()));
+  }
+  for (Reason& reason : image::misfits(image::needs_of(snapshot_), here_, {options_.ignore_cpu})) {
+    findings_.reasons.push_back(std::move(reason));
+  }
+  if (process_.mappings.back().range.end > here_.address_limit) {
+    findings_.refuse("the process uses addresses that this host hasn't");
+  }
+}
+
+void Restore::State::find_files() {
+  rlimit limit{};
+  const rlim_t wanted = snapshot_.files.size() * 2 + snapshot_.objects.size() * 2 +
+                        snapshot_.descriptions.size() + 64;
+  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < wanted) {
+    limit.rlim_cur = limit.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+  }
+  const ActAs as_user(user_);
+  files_ = std::make_unique<HostFiles>(snapshot_, options_, findings_);
+  open_files_ = std::make_unique<OpenFiles>(snapshot_, options_, *files_, findings_);
+  helpers_.base = std::max(open_files_->highest() + 1, 3);
+  settings_ =
+      process_settings(process_, *files_, helpers_.base + static_cast<int>(wanted), findings_);
+}
+
+std::vector<image::Mapping> Restore::State::place_memory() {
+  std::vector<image::Mapping> mappings = process_.mappings;
+  AddressSpace space(mappings, std::min(here_.address_limit, kAddressLimit));
+  const auto room = room_for_exit_code(kernel_.code);
+  frames_ = place_frames(snapshot_, here_, mappings, space, !room);
+  const auto vdso = std::find_if(mappings.begin(), mappings.end(), [](const auto& mapping) {
+    return mapping.kind == image::Mapping::Kind::vdso;
+  });
+  uint64_t special_size = 0;
+  for (const SpecialMapping& special : kernel_.layout) special_size += special.size;
+  const auto place = space.place_to_stay(
+      special_size, vdso == mappings.end() ? process_.layout.start_stack : vdso->range.start,
+      process_.layout.brk);
+  if (!place)
+    throw Refusal(Failure::destination_refused, "the image's address space has no room for a vDSO");
+  vdso_place_ = *place;
+  space.take({vdso_place_, vdso_place_ + special_size});
+  place_hole(space);
+  return mappings;
+}
+
+void Restore::State::place_hole(AddressSpace& space) {
+  uint64_t frame_bytes = 0, patch_bytes = 0, special_size = 0;
+  for (const ThreadFrame& frame : frames_.threads) frame_bytes += frame.frame.bytes.size() + 4096;
+  for (const auto& patch : process_.patches) patch_bytes += patch.bytes.size() + 8;
+  for (const SpecialMapping& special : kernel_.layout) special_size += special.size;
+  const uint64_t threads = process_.threads.size();
+  const uint64_t max_ops = metadata_.runs.size() * 2 + process_.mappings.size() * 14 +
+                           threads * 160 + process_.descriptors.size() * 4 +
+                           process_.patches.size() + snapshot_.objects.size() * 8 + 1024;
+  const uint64_t data = frame_bytes + patch_bytes + threads * 65536 +
+                        process_.mappings.size() * 512 + process_.descriptors.size() * 4200 +
+                        process_.auxv.size() + (1u << 20);
+  hole_.plan_size = round_up(kPageSize + max_ops * sizeof(plan::Op) + data);
+  hole_.text_size = round_up(stub_image().size());
+  hole_.stacks_size = (threads + 1) * plan::kStackSize;  // one for the exe link's process
+  const uint64_t size =
+      hole_.plan_size + hole_.text_size + plan::kRingSize + special_size + hole_.stacks_size;
+  const auto start = space.place_for_hole(size);
+  if (!start)
+    throw Refusal(Failure::destination_refused,
+                  "the image's address space has no room for the restore");
+  hole_.start = *start;
+  hole_.text = hole_.start + hole_.plan_size;
+  hole_.ring = hole_.text + hole_.text_size;
+  hole_.parked = hole_.ring + plan::kRingSize;
+  hole_.stacks = hole_.parked + special_size;
+  hole_.end = hole_.start + size;
+  plan_ = std::make_unique<PlanWriter>(hole_, max_ops);
+}
+
+void Restore::State::make_plan(std::vector<image::Mapping> mappings) {
+  channel_ = std::make_unique<Channel>(options_.step_timeout,
+                                       [this](const plan::Message* message) { explain(message); });
+  stub_ = executable_stub();
+  helpers_.hand(channel_->child_end());
+  helpers_.hand(channel_->ring_fd());
+  helpers_.hand(stub_.get());
+  helpers_.hand(plan_->file());
+  memory_ = std::make_unique<MemoryPlan>(metadata_, std::move(mappings), frames_, *files_);
+  memory_->add_mappings(*plan_, handed_);
+  memory_->add_stream(*plan_, handed_);
+  for (const char* part : {"memory", "process"}) {
+    plan_->op(plan::OpKind::await_plan, {}, fmt::format("wait for the plan of the {}", part));
+  }
+  open_files_->hand(handed_);
+  for (const auto& [fd, seals] : files_->seals()) handed_(fd);
+  if (files_->executable() >= 0) handed_(files_->executable());
+  fill_header();
+}
+
+void Restore::State::fill_header() {
+  plan::Header& header = plan_->header();
+  header.magic = plan::kMagic;
+  header.hole_start = hole_.start, header.hole_end = hole_.end;
+  header.address_limit = kAddressLimit;
+  header.plan_size = hole_.plan_size;
+  header.text_address = hole_.text, header.text_offset = hole_.plan_size,
+  header.text_size = hole_.text_size;
+  header.ring_address = hole_.ring;
+  header.stacks_address = hole_.stacks, header.stacks_size = hole_.stacks_size;
+  header.stack_end = hole_.stacks + plan::kStackSize;
+  header.special_count = kernel_.layout.size();
+  uint64_t parked = hole_.parked;
+  for (size_t i = 0; i < kernel_.layout.size(); ++i) {
+    header.special[i] = {kernel_.layout[i].from_vdso, kernel_.layout[i].size, parked};
+    parked += kernel_.layout[i].size;
+  }
+  header.first_count = plan_->next();
+  header.control_fd = helpers_.base + kControl;
+  header.ring_fd = helpers_.base + kRing;
+  header.leaving = static_cast<uint32_t>(process_.threads.size());
+}
+
+void Restore::State::expect_vdso() {
+  uint64_t offset = 0;
+  for (const image::DataRun& run : metadata_.runs) {
+    for (const image::Mapping& mapping : process_.mappings) {
+      if (mapping.kind != image::Mapping::Kind::vdso ||
+          run.target != image::DataRun::Target::memory)
+        continue;
+      if (!mapping.range.contains(run.range)) continue;
+      vdso_runs_.push_back({offset, run.range.size(), run.range.start - mapping.range.start});
+      vdso_carried_.resize(mapping.range.size());
+    }
+    offset += image::padded_size(run);
+  }
+}
+
+}  // namespace rfork::loader

@@ -1,0 +1,112 @@
+// The second part of the plan, written when all page data has passed: what needs the data in place,
+// or depends on what was in it (the vDSO) or on where the child was made (its ids).
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/capability.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include "loader/restore_state.h"
+
+namespace rfork::loader {
+
+void Restore::State::add_frames() {
+  using plan::OpKind;
+  if (!frames_.leftover.empty()) {
+    plan_->call(SYS_mmap,
+                {frames_.leftover.start, frames_.leftover.size(), PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, UINT64_MAX, 0},
+                "mmap of the frames that stay", static_cast<int64_t>(frames_.leftover.start));
+  }
+  for (size_t i = 0; i < frames_.threads.size(); ++i) {
+    const SignalFrame& frame = frames_.threads[i].frame;
+    plan_->op(OpKind::copy, {frame.address, plan_->data(frame.bytes), frame.bytes.size()},
+              fmt::format("write the signal frame of thread {}", process_.threads[i].tid));
+  }
+  if (frames_.code_stays) {
+    const Bytes code = exit_code();
+    plan_->op(OpKind::copy, {frames_.exit_code, plan_->data(code), code.size()},
+              "write the exit code");
+  }
+  if (!frames_.leftover.empty()) {
+    plan_->call(SYS_mprotect,
+                {frames_.leftover.start, frames_.leftover.size(),
+                 static_cast<uint64_t>(frames_.code_stays ? PROT_READ | PROT_EXEC : PROT_READ)},
+                "mprotect of the frames that stay");
+  }
+}
+
+void Restore::State::write_second_part() {
+  add_frames();
+  memory_->add_finish(*plan_);
+  const uint64_t vdso =
+      add_vdso(*plan_, {kernel_, process_, hole_.parked, vdso_place_}, vdso_carried_);
+  uint64_t exit_address = frames_.exit_code;
+  if (!frames_.code_stays) {
+    const uint64_t offset = *room_for_exit_code(kernel_.code);
+    add_exit_code(*plan_, kernel_, vdso, offset);
+    exit_address = vdso + offset;
+  }
+  const uint64_t memory_end = plan_->next();
+
+  const ThreadPlanInput input{
+      process_, frames_, hole_, user_, place_.keep_ids, spawned_->drop_capabilities, exit_address};
+  const std::vector<OpRange> bodies = add_thread_bodies(*plan_, input);
+  const ExeLink exe = exe_link();
+  const uint64_t exe_operation = add_exe_operation(*plan_, process_, exe);
+  const uint64_t leader = plan_->next();
+  add_signal_actions(*plan_, process_);
+  add_memory_layout(*plan_, process_, settings_, exe, exe_operation);
+  add_shared_settings(*plan_, process_, settings_);
+  open_files_->add_handed(*plan_, handed_);
+  for (const auto& [fd, seals] : files_->seals()) {
+    plan_->call(SYS_fcntl, {static_cast<uint64_t>(handed_(fd)), F_ADD_SEALS, seals},
+                "seal a memfd");
+  }
+  add_thread_starts(*plan_, input, bodies);
+  add_thread_state(*plan_, input, 0);
+  add_last_steps(input);
+
+  // Memory first, then the leader; the bodies between them are the threads'.
+  for (const auto& [first, end] :
+       {std::pair{plan_->header().first_count, memory_end}, {leader, plan_->next()}}) {
+    plan::Message message{};
+    message.kind = plan::MessageKind::more;
+    message.index = static_cast<int64_t>(first);
+    message.length = end - first;
+    channel_->send(message);
+  }
+}
+
+ExeLink Restore::State::exe_link() {
+  ExeLink exe;
+  if (files_->executable() >= 0) exe.fd = handed_(files_->executable());
+  exe.allowed = place_.user_namespace || has_capability(CAP_SYS_ADMIN) ||
+                has_capability(CAP_CHECKPOINT_RESTORE);
+  exe.stack_end = hole_.stacks + hole_.stacks_size;
+  return exe;
+}
+
+void Restore::State::add_last_steps(const ThreadPlanInput& input) {
+  using plan::OpKind;
+  add_pending_signals(*plan_, process_);
+  add_limits(*plan_, settings_);
+  add_credentials(*plan_, input);
+  add_working_directory(*plan_, settings_);
+  open_files_->add_opened_by_child(*plan_);
+  plan_->op(OpKind::gather_threads, {process_.threads.size() - 1}, "wait for the threads");
+  add_dumpable(*plan_, process_);
+  plan_->op(OpKind::ready, {}, "wait to be let go");
+  add_timers(*plan_, process_);
+  plan_->call(SYS_close_range, {static_cast<uint64_t>(helpers_.base), UINT32_MAX, 0},
+              "close the restore's descriptors");
+  if (process_.stop_signal != 0) {
+    const uint64_t index = plan_->call(SYS_kill, {0, SIGSTOP}, "stop");
+    plan_->at(index).own_pid = 1u << 0;
+  }
+  plan_->op(OpKind::open_gate, {}, "open the gate");
+  add_leave(*plan_, input, 0);
+}
+
+}  // namespace rfork::loader
