@@ -22,6 +22,7 @@ enum class PacketType : uint8_t {
   standing,           ///< Standing and a pidfd; answered by `done`
   may_go,             ///< empty; answered by `done` or `refused`
   let_go,             ///< empty: the child runs
+  failed,             ///< empty: the child never ran, and has been ended
   resolve,            ///< MoveQuestion; answered by `resolution`
   list,               ///< ListQuestion; answered by `children`
   kill,               ///< KillOrder; answered by `done` or `refused`

@@ -76,6 +76,8 @@ void Desk::dispatch(WorkerId worker, Packet& packet) {
       return grant(worker);
     case PacketType::let_go:
       return let_go(worker);
+    case PacketType::failed:
+      return give_up(worker);
     case PacketType::resolve:
       return resolve(worker, packet);
     case PacketType::list:
@@ -217,6 +219,11 @@ void Desk::worker_gone(WorkerId worker) {
   const auto of_worker = [&](const Waiting& one) { return one.worker == worker; };
   std::erase_if(resolves_, of_worker);
   std::erase_if(waits_, of_worker);
+  give_up(worker);
+}
+
+/// The worker's child, if it has one, never runs.
+void Desk::give_up(WorkerId worker) {
   Child* const child = children_.of_worker(worker);
   if (child == nullptr) return;
   // The stub ends by itself when its loader does. Granted is special: whether it was let go can't

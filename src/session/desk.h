@@ -43,6 +43,7 @@ class Desk {
   void stand(WorkerId worker, Packet& packet);
   void grant(WorkerId worker);
   void let_go(WorkerId worker);
+  void give_up(WorkerId worker);
   void resolve(WorkerId worker, const Packet& packet);
   void list(WorkerId worker, const Packet& packet);
   void kill(WorkerId worker, const Packet& packet);

@@ -103,6 +103,7 @@ void serve(UniqueFd socket, const std::string& peer, DaemonLine& line,
     serve_request(worker);
   } catch (const std::exception& error) {
     log_failure(peer, error);
+    if (!line.aborted()) line.tell(PacketType::failed);
     send_refusal(worker, error);
   }
 }
