@@ -73,35 +73,52 @@ std::optional<Resolution> ask_again(const Endpoint& endpoint, const std::string&
   return std::nullopt;
 }
 
-// The commit of a move. On return exactly one copy runs, the child; on an exception but in_doubt,
-// the original.
-Running commit(tracer::Capture& capture, Destination& there, CommitKeeper& keeper,
-               const Endpoint& endpoint, pid_t pid) {
-  capture.hold_original();
-  keeper.commit_begins(there.move_id());
-  Running running;
+// Lets the child run. When the answer doesn't come, the daemon is asked what became of it: nullopt
+// when nobody can say. Throws why it never ran.
+std::optional<Running> let_child_go(Destination& there, const Endpoint& endpoint) {
   try {
-    running = there.go();
+    return there.go();
   } catch (const std::exception& error) {
     const auto* refusal = dynamic_cast<const Refusal*>(&error);
-    const bool never_ran = refusal != nullptr && refusal->failure() == Failure::destination_refused;
-    const auto resolution = never_ran ? Resolution{Resolution::State::aborted, {}, 0, {}}
-                                      : ask_again(endpoint, there.move_id());
-    if (!resolution) {
-      capture.leave_stopped();
-      keeper.commit_ends();
-      throw Refusal(Failure::in_doubt, how_to_decide(pid, there.name(), there.move_id()));
-    }
-    if (resolution->state == Resolution::State::aborted) {
-      capture.release();
-      keeper.commit_ends();
-      throw;
-    }
-    running = {resolution->child_id, resolution->pid};
+    if (refusal != nullptr && refusal->failure() == Failure::destination_refused) throw;
+    const auto resolution = ask_again(endpoint, there.move_id());
+    if (!resolution) return std::nullopt;
+    if (resolution->state == Resolution::State::aborted) throw;
+    return Running{resolution->child_id, resolution->pid};
+  }
+}
+
+// The commit of a move. On return exactly one copy runs, the child; on an exception but in_doubt,
+// the original.
+Running commit_move(tracer::Capture& capture, Destination& there, CommitKeeper& keeper,
+                    const Endpoint& endpoint, pid_t pid) {
+  capture.hold_original();
+  keeper.commit_begins(there.move_id());
+  std::optional<Running> running;
+  try {
+    running = let_child_go(there, endpoint);
+  } catch (...) {
+    capture.release();
+    keeper.commit_ends();
+    throw;
+  }
+  if (!running) {
+    capture.leave_stopped();
+    keeper.commit_ends();
+    throw Refusal(Failure::in_doubt, how_to_decide(pid, there.name(), there.move_id()));
   }
   capture.end_original();
   keeper.commit_ends();
-  return running;
+  return *running;
+}
+
+Running commit_copy(Destination& there, const Endpoint& endpoint, pid_t pid) {
+  if (const auto running = let_child_go(there, endpoint)) return *running;
+  throw Refusal(Failure::connection_lost,
+                fmt::format("the connection to {} broke when the copy was about to run; {} goes on",
+                            there.name(), pid),
+                fmt::format("`rforkctl {} resolve {}` tells whether the copy runs", there.name(),
+                            there.move_id()));
 }
 
 }  // namespace
@@ -132,8 +149,9 @@ Sent send_process(pid_t pid, const Endpoint& endpoint, const SendOptions& option
   sent.image_bytes = stream_image(capture, there, pid);
   const Ready ready = there.finish_and_wait_ready();
   committing = true;
-  const Running running =
-      options.capture.move ? commit(capture, there, *keeper, uninterrupted, pid) : there.go();
+  const Running running = options.capture.move
+                              ? commit_move(capture, there, *keeper, uninterrupted, pid)
+                              : commit_copy(there, uninterrupted, pid);
 
   sent.pid = running.pid;
   sent.child_id = running.child_id;

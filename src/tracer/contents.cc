@@ -68,26 +68,44 @@ struct Window {
   Range range;
   uint64_t address = 0;
 };
+
+// The parts of `window` that none of `taken` overlaps.
+std::vector<Window> parts_outside(const Window& window, const std::vector<Window>& taken) {
+  std::vector<Window> parts{window};
+  for (const Window& other : taken) {
+    std::vector<Window> left;
+    for (const Window& part : parts) {
+      const Range before{part.range.start, std::min(part.range.end, other.range.start)};
+      const Range after{std::max(part.range.start, page_up(other.range.end)), part.range.end};
+      if (!part.range.overlaps(other.range)) {
+        left.push_back(part);
+        continue;
+      }
+      if (before.start < before.end) left.push_back({before, part.address});
+      if (after.start < after.end) {
+        left.push_back({after, part.address + (after.start - part.range.start)});
+      }
+    }
+    parts = std::move(left);
+  }
+  return parts;
+}
+
 std::vector<Window> windows(const Inventory& inventory, Mapping::Kind kind, uint32_t backing,
                             uint64_t size) {
   std::vector<Window> all;
-  for (const Mapping& mapping : inventory.mappings) {
-    if (mapping.kind != kind || mapping.backing != backing || mapping.offset >= size) continue;
-    const uint64_t end = std::min(mapping.offset + mapping.range.size(), size);
-    all.push_back({{mapping.offset, end}, mapping.range.start});
+  // A private mapping shows its own changes, so it is looked through only where no shared one
+  // looks.
+  for (const bool shared : {true, false}) {
+    for (const Mapping& mapping : inventory.mappings) {
+      if (mapping.kind != kind || mapping.backing != backing || mapping.offset >= size) continue;
+      if (mapping.shared != shared) continue;
+      const uint64_t end = std::min(mapping.offset + mapping.range.size(), size);
+      const auto parts = parts_outside({{mapping.offset, end}, mapping.range.start}, all);
+      all.insert(all.end(), parts.begin(), parts.end());
+    }
   }
-  std::sort(all.begin(), all.end(),
-            [](const Window& a, const Window& b) { return a.range.start < b.range.start; });
-  std::vector<Window> disjoint;
-  uint64_t covered = 0;
-  for (Window window : all) {
-    if (window.range.end <= covered) continue;
-    const uint64_t start = std::max(window.range.start, page_up(covered));
-    if (start >= window.range.end) continue;
-    disjoint.push_back({{start, window.range.end}, window.address + (start - window.range.start)});
-    covered = window.range.end;
-  }
-  return disjoint;
+  return all;
 }
 
 void add_windows(std::vector<Piece>& pieces, const Inventory& inventory, const Object& object,
