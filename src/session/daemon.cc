@@ -9,6 +9,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -24,6 +25,7 @@
 #include <csignal>
 #include <map>
 #include <memory>
+#include <thread>
 
 #include "base/error.h"
 #include "net/connect.h"
@@ -78,6 +80,7 @@ class Daemon {
   bool make_room();
   void drain(Worker& worker);
   void reap();
+  void dismiss_workers();
   void send(WorkerId id, PacketType type, const Bytes& body, int descriptor);
 
   const DaemonOptions& options_;
@@ -131,7 +134,7 @@ void Daemon::run() {
     asio::co_spawn(context_, accept_connections(acceptor), asio::detached);
   }
   context_.run();
-  // Workers see the end of their channels: what they have not let go they end, and say so.
+  dismiss_workers();
   if (!options_.port_file.empty()) ::unlink(options_.port_file.c_str());
   const size_t alive = desk_.children().alive();
   if (alive == 0) {
@@ -317,6 +320,19 @@ void Daemon::reap() {
     workers_.erase(ended);
     worker->input.cancel();
     desk_.worker_gone(worker->id);
+  }
+}
+
+/// Workers see the end of their channels: what they have not let go they end, and tell their
+/// clients.
+void Daemon::dismiss_workers() {
+  constexpr std::chrono::seconds kPatience{2};
+  constexpr std::chrono::milliseconds kLook{5};
+  for (const auto& [id, worker] : workers_) ::shutdown(worker->channel.fd(), SHUT_RDWR);
+  const auto deadline = Clock::now() + kPatience;
+  while (!workers_.empty() && Clock::now() < deadline) {
+    reap();
+    std::this_thread::sleep_for(kLook);
   }
 }
 
