@@ -24,7 +24,9 @@ struct GoingOn {
   user_regs_struct registers{};  ///< to run on with: the call is made again
   std::optional<image::MemoryPatch>
       patch;  ///< memory that these registers need (a shorter time-out, below the red zone)
-  bool repeats_eintr = false;  ///< the origin's thread needs these registers too
+  /// The origin's thread needs these registers too: it would see EINTR, or the next capture
+  /// couldn't tell how much of the time-out has passed.
+  bool at_origin_too = false;
 };
 
 /// How `thread` goes on elsewhere, or after a signal frame took the place of the kernel's restart

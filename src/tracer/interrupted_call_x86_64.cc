@@ -194,13 +194,17 @@ GoingOn after_interruption(const StoppedThread& thread, const ProcessMemory& mem
                         outcome == kRestartNoHandler || outcome == kRestartBlock;
   const bool repeats = outcome == -EINTR && !signal_waits && gives_eintr_for_a_stop(number);
   if (restarts || repeats) {
+    const int64_t slept = slept_ns(thread, now);
     if (number == SYS_restart_syscall) number = number_before_restart(regs, memory);
     if (outcome == kRestartBlock || repeats) {
-      shorten(result, time_out_of(regs, number), memory, slept_ns(thread, now));
+      shorten(result, time_out_of(regs, number), memory, slept);
     }
     regs.rip -= kSystemCallSize;
     regs.rax = static_cast<uint64_t>(number);
-    result.repeats_eintr = repeats;
+    // A thread whose sleep could be measured is wound back at the origin as well. Left to the
+    // kernel it would be in restart_syscall, whose time since the first start the next capture
+    // can't know.
+    result.at_origin_too = repeats || (outcome == kRestartBlock && slept > 0);
   }
   regs.orig_rax = ~0ull;
   return result;

@@ -109,7 +109,7 @@ CapturedThread capture_thread(pid_t pid, StoppedThread& stopped, const ProcessMe
   const bool signal_waits = (status.pending & ~thread.signal_mask) != 0;
   const auto now = stopped.slept_since ? sleep_mark(pid, stopped.tid) : std::nullopt;
   GoingOn going_on = after_interruption(stopped, memory, now, signal_waits);
-  if (going_on.repeats_eintr) {
+  if (going_on.at_origin_too) {
     if (going_on.patch) memory.try_write(going_on.patch->address, going_on.patch->bytes);
     set_registers(stopped.tid, going_on.registers);
     stopped.registers = going_on.registers;
