@@ -33,6 +33,13 @@ bool has_capability(unsigned capability) {
   return (data[capability / 32].effective >> (capability % 32) & 1) != 0;
 }
 
+uint64_t own_permitted_capabilities() {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct data[2]{};
+  if (::syscall(SYS_capget, &header, data) < 0) return 0;
+  return data[0].permitted | uint64_t{data[1].permitted} << 32;
+}
+
 // --- the user ---
 
 namespace {
@@ -85,6 +92,10 @@ std::optional<TargetUser> target_user(const image::Process& process, const Optio
       findings.warn("the child runs as root: CAP_SETUID and CAP_SETGID are missing");
     return std::nullopt;
   }
+  const uint64_t missing = process.credentials.cap_permitted & ~own_permitted_capabilities();
+  if (missing != 0)
+    findings.warn(
+        fmt::format("the child lacks capabilities that this process has not: mask {:#x}", missing));
   return user_of_image(process.credentials);
 }
 

@@ -14,8 +14,10 @@
 
 namespace rfork::loader {
 
-/// Effective capabilities of this process, by number as in linux/capability.h.
+/// Whether this process has it effective; numbers as in linux/capability.h.
 bool has_capability(unsigned capability);
+/// The permitted set, as a mask.
+uint64_t own_permitted_capabilities();
 
 /// The user that the child runs as, when that isn't simply the caller.
 struct TargetUser {

@@ -48,6 +48,16 @@ std::array<image::Limit, 16> attainable_limits(const image::Process& process, Fi
   return limits;
 }
 
+/// Tries it on this process: a container's filter may forbid it.
+bool may_set_personality(uint64_t wanted, Findings& findings) {
+  const int own = ::personality(0xffffffff);
+  if (static_cast<uint64_t>(own) == wanted) return false;
+  if (own >= 0 && ::personality(wanted) >= 0 && ::personality(static_cast<unsigned long>(own)) >= 0)
+    return true;
+  findings.warn(fmt::format("personality {:#x} can't be set here", wanted));
+  return false;
+}
+
 bool is_directory(const std::string& path) {
   struct stat status;
   return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode) &&
@@ -98,8 +108,7 @@ ProcessSettings process_settings(const image::Process& process, HostFiles& files
         "ps shows "
         "other arguments");
   }
-  settings.set_personality =
-      static_cast<uint64_t>(::personality(0xffffffff)) != process.personality;
+  settings.set_personality = may_set_personality(process.personality, findings);
   return settings;
 }
 

@@ -74,15 +74,9 @@ void drop_bounding(PlanWriter& plan, uint64_t keep) {
   }
 }
 
-uint64_t own_permitted() {
-  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-  __user_cap_data_struct data[2]{};
-  if (::syscall(SYS_capget, &header, data) < 0) return 0;
-  return data[0].permitted | uint64_t{data[1].permitted} << 32;
-}
-
 void add_user(PlanWriter& plan, const TargetUser& user, const image::Credentials& there) {
-  const uint64_t permitted = user.image_capabilities ? there.cap_permitted & own_permitted() : 0;
+  const uint64_t permitted =
+      user.image_capabilities ? there.cap_permitted & own_permitted_capabilities() : 0;
   const bool keeps = user.image_capabilities && user.effective != 0 && permitted != 0;
   if (user.image_capabilities) drop_bounding(plan, there.cap_bounding);
   if (keeps) plan.call(SYS_prctl, {PR_SET_KEEPCAPS, 1, 0, 0, 0}, "keep capabilities");

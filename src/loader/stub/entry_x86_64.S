@@ -33,6 +33,39 @@ rfork_stub_clone3:
     ud2
     .size rfork_stub_clone3, . - rfork_stub_clone3
 
+// rdi flags, rsi stack end, rdx entry, rcx a, r8 b, r9 c. For kernels' filters that know no clone3.
+    .globl rfork_stub_clone
+    .hidden rfork_stub_clone
+    .type rfork_stub_clone, @function
+rfork_stub_clone:
+    push %r12
+    push %r13
+    push %r14
+    push %r15
+    mov %rdx, %r12
+    mov %rcx, %r13
+    mov %r8, %r14
+    mov %r9, %r15
+    xor %edx, %edx
+    xor %r10d, %r10d
+    xor %r8d, %r8d
+    mov $56, %eax
+    syscall
+    test %rax, %rax
+    jz 1f
+    pop %r15
+    pop %r14
+    pop %r13
+    pop %r12
+    ret
+1:  xor %ebp, %ebp
+    mov %r13, %rdi
+    mov %r14, %rsi
+    mov %r15, %rdx
+    call *%r12
+    ud2
+    .size rfork_stub_clone, . - rfork_stub_clone
+
 // rdi stack end, rsi a, rdx b, rcx entry.
     .globl rfork_stub_jump
     .hidden rfork_stub_jump

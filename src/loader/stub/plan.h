@@ -41,7 +41,7 @@ enum class OpKind : uint16_t {
   leave,           // [0] rsp, [1] address of the exit code; does not come back
   as_owner,  // [0] stack end, [1] first operation, [2] operations: walked by a process that shares
              // the memory and owns a user namespace; failure is ignored
-  use_amx,  // makes the kernel give this thread room for AMX tiles
+  use_amx,   // makes the kernel give this thread room for AMX tiles
 };
 
 enum class Rule : uint8_t {

@@ -220,8 +220,11 @@ long start_thread(Header* header, const Op& op) {
   args.stack_size = kStackSize;
   args.set_tid = op.arguments[3];
   args.set_tid_size = op.arguments[3] != 0 ? 1 : 0;
-  return rfork_stub_clone3(&args, sizeof args, thread_entry, header, op.arguments[1],
-                           op.arguments[2]);
+  const long tid =
+      rfork_stub_clone3(&args, sizeof args, thread_entry, header, op.arguments[1], op.arguments[2]);
+  if (tid != -ENOSYS || args.set_tid != 0) return tid;
+  return rfork_stub_clone(args.flags, op.arguments[0], thread_entry, header, op.arguments[1],
+                          op.arguments[2]);
 }
 
 void owner_entry(void* header, uint64_t first, uint64_t count) {

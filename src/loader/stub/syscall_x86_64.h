@@ -25,6 +25,9 @@ extern "C" {
 /// the tid or -errno.
 long rfork_stub_clone3(const void* arguments, uint64_t size,
                        void (*entry)(void*, uint64_t, uint64_t), void* a, uint64_t b, uint64_t c);
+/// The same by clone(2), for where a seccomp filter knows no clone3 (containers).
+long rfork_stub_clone(uint64_t flags, uint64_t stack_end, void (*entry)(void*, uint64_t, uint64_t),
+                      void* a, uint64_t b, uint64_t c);
 /// Continues at `entry(a, b)` with the stack pointer at `stack_end`.
 [[noreturn]] void rfork_stub_jump(uint64_t stack_end, void* a, uint64_t b, uint64_t entry);
 /// The last step of a thread: rsp, the counter of threads in the hole, the hole, and the exit code
