@@ -23,10 +23,10 @@ void* run(void* argument) {
   char own[512];
   target::fill(own, sizeof own, index);
   --starting;
-  if (index % 8 == 0) {
+  if (index % 100 == 0) {
     while (!released) sched_yield();
   } else if (index % 8 == 1) {
-    const timespec pause{0, 3'000'000};
+    const timespec pause{0, 20'000'000};
     while (!released) EXPECT_EQ(nanosleep(&pause, nullptr), 0);
   } else {
     EXPECT_EQ(pthread_mutex_lock(&mutex), 0);
