@@ -1,10 +1,15 @@
 #include "session/peer_user.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/inet_diag.h>
+#include <linux/netlink.h>
+#include <linux/sock_diag.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstring>
 #include <optional>
 #include <sstream>
@@ -16,25 +21,90 @@ namespace rfork::session {
 
 namespace {
 
-/// An address as /proc/net/tcp and tcp6 print it: 32-bit words as they lie in memory, then the
-/// port.
-std::string proc_text(const sockaddr_storage& address) {
-  if (address.ss_family == AF_INET) {
-    sockaddr_in four{};
-    std::memcpy(&four, &address, sizeof four);
-    return fmt::format("{:08X}:{:04X}", four.sin_addr.s_addr, ntohs(four.sin_port));
+/// Both ends of the connection, as the peer's socket has them.
+struct Ends {
+  sockaddr_storage local{};
+  sockaddr_storage remote{};
+};
+
+std::optional<Ends> ends_of_peer(int socket) {
+  Ends ends;
+  socklen_t local_size = sizeof ends.local;
+  socklen_t remote_size = sizeof ends.remote;
+  if (getpeername(socket, reinterpret_cast<sockaddr*>(&ends.local), &local_size) != 0 ||
+      getsockname(socket, reinterpret_cast<sockaddr*>(&ends.remote), &remote_size) != 0) {
+    return std::nullopt;
   }
-  sockaddr_in6 six{};
-  std::memcpy(&six, &address, sizeof six);
-  std::string text;
-  for (const uint32_t word : six.sin6_addr.s6_addr32) text += fmt::format("{:08X}", word);
-  return fmt::format("{}:{:04X}", text, ntohs(six.sin6_port));
+  return ends;
 }
 
-/// The owner of the socket with these ends (proc(5): sl local remote st queues timer retransmits
-/// uid ...).
-std::optional<uid_t> owner(const char* table, const std::string& local, const std::string& remote) {
-  std::istringstream lines(read_file(table));
+/// Address and port as sock_diag(7) wants them: both in network order.
+void put_end(const sockaddr_storage& end, __be32* address, __be16* port) {
+  if (end.ss_family == AF_INET) {
+    sockaddr_in four{};
+    std::memcpy(&four, &end, sizeof four);
+    address[0] = four.sin_addr.s_addr;
+    *port = four.sin_port;
+  } else {
+    sockaddr_in6 six{};
+    std::memcpy(&six, &end, sizeof six);
+    std::memcpy(address, &six.sin6_addr, sizeof six.sin6_addr);
+    *port = six.sin6_port;
+  }
+}
+
+/// Asks the kernel for one socket: sock_diag(7).
+std::optional<uid_t> owner_by_netlink(const Ends& ends) {
+  struct {
+    nlmsghdr header;
+    inet_diag_req_v2 request;
+  } question{};
+  question.header.nlmsg_len = sizeof question;
+  question.header.nlmsg_type = SOCK_DIAG_BY_FAMILY;
+  question.header.nlmsg_flags = NLM_F_REQUEST;
+  inet_diag_req_v2& request = question.request;
+  request.sdiag_family = static_cast<__u8>(ends.local.ss_family);
+  request.sdiag_protocol = IPPROTO_TCP;
+  request.idiag_states = ~0U;
+  request.id.idiag_cookie[0] = request.id.idiag_cookie[1] = INET_DIAG_NOCOOKIE;
+  put_end(ends.local, request.id.idiag_src, &request.id.idiag_sport);
+  put_end(ends.remote, request.id.idiag_dst, &request.id.idiag_dport);
+
+  const UniqueFd netlink(::socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
+  if (!netlink || ::send(netlink.get(), &question, sizeof question, 0) < 0) return std::nullopt;
+  alignas(nlmsghdr) std::array<char, 4096> answer;
+  // The answer is there when send() returns; without one there is none.
+  const ssize_t size = ::recv(netlink.get(), answer.data(), answer.size(), MSG_DONTWAIT);
+  struct {
+    nlmsghdr header;
+    inet_diag_msg found;
+  } reply{};
+  if (size < static_cast<ssize_t>(sizeof reply)) return std::nullopt;
+  std::memcpy(&reply, answer.data(), sizeof reply);
+  if (reply.header.nlmsg_type != SOCK_DIAG_BY_FAMILY) return std::nullopt;
+  return reply.found.idiag_uid;
+}
+
+/// An address as /proc/net/tcp and tcp6 print it: 32-bit words as they lie in memory, then the
+/// port.
+std::string proc_text(const sockaddr_storage& end) {
+  std::array<__be32, 4> address{};
+  __be16 port = 0;
+  put_end(end, address.data(), &port);
+  std::string text;
+  const size_t words = end.ss_family == AF_INET ? 1 : 4;
+  for (size_t i = 0; i < words; ++i) text += fmt::format("{:08X}", address[i]);
+  return fmt::format("{}:{:04X}", text, ntohs(port));
+}
+
+/// Looks for the socket in proc(5)'s table: sl local remote st queues timer retransmits uid ...
+std::optional<uid_t> owner_by_proc(const Ends& ends) {
+  const auto table = try_read_file_at(
+      AT_FDCWD, ends.local.ss_family == AF_INET ? "/proc/net/tcp" : "/proc/net/tcp6");
+  if (!table) return std::nullopt;
+  const std::string local = proc_text(ends.local);
+  const std::string remote = proc_text(ends.remote);
+  std::istringstream lines(*table);
   for (std::string line; std::getline(lines, line);) {
     std::istringstream fields(line);
     std::string slot, here, there, state, queues, timer, retransmits;
@@ -50,16 +120,10 @@ std::optional<uid_t> owner(const char* table, const std::string& local, const st
 }  // namespace
 
 bool is_own_peer(int socket) {
-  sockaddr_storage peer{};
-  sockaddr_storage own{};
-  socklen_t peer_size = sizeof peer;
-  socklen_t own_size = sizeof own;
-  if (getpeername(socket, reinterpret_cast<sockaddr*>(&peer), &peer_size) != 0 ||
-      getsockname(socket, reinterpret_cast<sockaddr*>(&own), &own_size) != 0) {
-    return false;
-  }
-  const char* const table = peer.ss_family == AF_INET ? "/proc/net/tcp" : "/proc/net/tcp6";
-  const std::optional<uid_t> uid = owner(table, proc_text(peer), proc_text(own));
+  const std::optional<Ends> ends = ends_of_peer(socket);
+  if (!ends) return false;
+  std::optional<uid_t> uid = owner_by_netlink(*ends);
+  if (!uid) uid = owner_by_proc(*ends);
   return uid && (*uid == geteuid() || *uid == 0);
 }
 

@@ -203,6 +203,17 @@ TEST_CASE("a root daemon takes users that it was told to take") {
   CHECK_THAT(there.offer(offer).warnings.at(0), Contains("nobody has uid 65534"));
 }
 
+TEST_CASE("without a key another user of the host is not served") {
+  if (::geteuid() != 0) return;  // takes another user
+  Daemon daemon(false);
+  daemon.start();
+  REQUIRE(::seteuid(65534) == 0);
+  const Refusal refusal = refusal_of([&] { (void)list_children(daemon.endpoint()); });
+  REQUIRE(::seteuid(0) == 0);
+  CHECK(refusal.failure() == Failure::destination_refused);
+  CHECK_THAT(refusal.what(), Contains("own user"));
+}
+
 TEST_CASE("an image that is none is refused with its reason, in the middle of the data") {
   Daemon daemon;
   daemon.start();
