@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -37,14 +38,13 @@ struct Arguments {
 constexpr const char* kExamples = R"(Examples:
   rfork-run job.rfork                     goes on here, on this terminal, until it ends
   rfork-run -d --pidfile F job.rfork      in the background: 0 is /dev/null; 1 and 2 are rfork-run's own
-                                          if they are files or pipes, /dev/null if a terminal
+                                          if they are files, else /dev/null
   rfork-trace 4242 -o - | ssh host rfork-run -
 Exit codes: with -d 0 once it runs; else the process's own, or its signal. If it never ran:
   1 internal, 2 usage, 5 this host refuses, 8 no good image, 130 interrupted.)";
 
 void add_options(CLI::App& app, Arguments& arguments) {
-  app.add_option("IMAGE", arguments.image, "File that rfork-trace wrote (-: standard input)")
-      ->required();
+  app.add_option("IMAGE", arguments.image, "File that rfork-trace wrote (-: standard input)");
   app.add_flag("-d,--detach", arguments.background, "Leave it running in the background");
   app.add_option("--pidfile", arguments.pid_file, "Write its pid into this file");
   app.add_option("--pid", arguments.pid_mode,
@@ -82,8 +82,11 @@ loader::Options restore_options(const Arguments& arguments) {
   options.overwrite_files = arguments.overwrite_files;
   options.foreground = !arguments.background;
   options.as_image_user = true;
+  // In the background a pipe isn't kept: who reads it (a shell's $(...), ssh) would wait for the
+  // child.
   const auto usable = [&](int fd) {
-    return ::fcntl(fd, F_GETFD) >= 0 && !(arguments.background && ::isatty(fd) == 1);
+    struct stat status;
+    return ::fstat(fd, &status) == 0 && (!arguments.background || S_ISREG(status.st_mode));
   };
   if (!arguments.background && arguments.image != "-" && usable(STDIN_FILENO))
     options.stdio_input = STDIN_FILENO;
@@ -173,6 +176,9 @@ void check_interrupted() {
 }
 
 int run(const Arguments& arguments) {
+  if (arguments.image.empty()) {
+    throw Refusal(Failure::usage, "name an IMAGE", "see rfork-run --help");
+  }
   const int64_t begin = clock_ns(CLOCK_MONOTONIC);
   watch_interruptions();
   UniqueFd file;
