@@ -138,7 +138,10 @@ void Reception::prepare() {
   options.ignore_cpu = offer_.ignore_cpu;
   options.overwrite_files = offer_.overwrite_files;
   options.stdio_output = options.stdio_error = log_.get();
-  if (user_.change) options.user = user_.name;
+  // Who may be root there may have root's groups and capabilities of the image too; anybody else
+  // gets what this host gives that user.
+  if (user_.change && user_.uid == 0) options.as_image_user = true;
+  if (user_.change && user_.uid != 0) options.user = user_.name;
   options.agreed_files = files_.by_id(metadata_.snapshot.files);
   verifier_.emplace(metadata_);
   restore_.emplace(metadata_, options);

@@ -35,18 +35,21 @@ ChosenUser own_user(const Offer& offer) {
 
 ChosenUser choose_user(const Offer& offer, const UserPolicy& policy) {
   if (geteuid() != 0) return own_user(offer);
-  if (offer.user.empty()) {
+  if (offer.user.empty() && offer.uid != 0) {
     refuse(fmt::format("uid {} has no name at the origin, so no user here is known to be the same",
                        offer.uid),
            "run rforkd as the user that shall own the child");
   }
   const passwd* const entry = getpwnam(offer.user.c_str());
-  const bool is_root = offer.user == "root" || (entry != nullptr && entry->pw_uid == 0);
-  if (is_root && !policy.allow_root) {
-    refuse("rforkd runs nothing as root",
-           "start it with --allow-root if every holder of the key may be root there");
+  if (offer.uid == 0 || offer.user == "root" || (entry != nullptr && entry->pw_uid == 0)) {
+    if (!policy.allow_root) {
+      refuse("rforkd runs nothing as root",
+             "start it with --allow-root if every holder of the key may be root there");
+    }
+    // Root is root, whether or not this host has a list of users.
+    return {"root", 0, 0, true, {}};
   }
-  if (!is_root && !policy.allowed_users.contains(offer.user)) {
+  if (!policy.allowed_users.contains(offer.user)) {
     refuse(fmt::format("rforkd may not run anything as {}", offer.user),
            fmt::format("start it with --allow-user {}", offer.user));
   }
