@@ -210,7 +210,10 @@ void add_dumpable(PlanWriter& plan, const image::Process& process) {
 void add_timers(PlanWriter& plan, const image::Process& process) {
   constexpr int64_t kMicro = 1'000'000;
   for (size_t i = 0; i < process.timers.size(); ++i) {
-    const image::IntervalTimer& timer = process.timers[i];
+    image::IntervalTimer timer = process.timers[i];
+    // A periodic timer whose signal is pending stands still until that is taken (kernel/signal.c:
+    // dequeue_signal), which can't be set: it goes on one period from now.
+    if (timer.value_us == 0) timer.value_us = timer.interval_us;
     if (timer.value_us == 0) continue;
     itimerval value{};
     value.it_value = {timer.value_us / kMicro, timer.value_us % kMicro};
