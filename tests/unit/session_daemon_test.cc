@@ -194,6 +194,8 @@ TEST_CASE("a root daemon takes users that it was told to take") {
     return refusal_of([&] { (void)Destination(daemon.endpoint()).offer(offer); });
   };
   CHECK_THAT(refused().what(), Contains("--allow-root"));
+  offer.uid = 7777;
+  CHECK_THAT(refused().what(), Contains("--allow-root"));  // the name decides, too
   offer.user = "daemon";
   CHECK_THAT(refused().what(), Contains("--allow-user daemon"));
   offer.user = "";
