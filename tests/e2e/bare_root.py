@@ -60,10 +60,11 @@ def goes_on(world, way):
     plain = subprocess.run(["/usr/bin/python3", "-c", SCRIPT], capture_output=True, text=True, check=True)
     process = world.start(["/usr/bin/python3", "-c", SCRIPT], host=here, cwd="/")
     expect(process.line() == "middle", f"it ended early: {process.early}")
+    made_key = world.key()
     drop, world.drop = world.drop, []  # chroot is called as root and becomes the user
     if way == "net":
         key = root / "tmp/key"
-        shutil.copy(world.key(), key)
+        shutil.copy(made_key, key)
         shutil.chown(key, *([harness.ORDINARY] * 2 if world.user else [0, 0]))
         daemon = bare_daemon(world, there, root, user)
         world.drop = drop

@@ -96,7 +96,8 @@ class Program:
 
     def __init__(self, argv, popen, log=None):
         self.argv, self.popen, self.log = argv, popen, log
-        self.early = ""  # lines that were read before the end
+        self.early = ""    # lines that were read before the end
+        self.ahead = b""   # read, and not asked for yet: communicate() must not miss it
         self.ended = None
 
     @property
@@ -108,9 +109,15 @@ class Program:
 
     def line(self):
         """The next line of its stdout."""
-        text = self.popen.stdout.readline()
-        self.early += text
-        return text.rstrip("\n")
+        while b"\n" not in self.ahead:
+            data = os.read(self.popen.stdout.fileno(), 4096)
+            if not data:
+                break
+            self.ahead += data
+        line, _, self.ahead = self.ahead.partition(b"\n")
+        text = line.decode(errors="replace")
+        self.early += text + "\n"
+        return text
 
     def wait(self, seconds=DEADLINE):
         if self.ended is None:
@@ -118,7 +125,7 @@ class Program:
                 out, err = self.popen.communicate(timeout=seconds)
             except subprocess.TimeoutExpired:
                 raise Failed(f"not ended within {seconds} s: {self.argv}\n{state_of(self.pid)}") from None
-            text = self.log.read_text() if self.log else self.early + (out or "")
+            text = self.log.read_text() if self.log else self.early + self.ahead.decode(errors="replace") + (out or "")
             self.ended = Result(self.argv, self.popen.returncode, text, err or "")
         return self.ended
 

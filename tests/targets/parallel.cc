@@ -75,11 +75,11 @@ int main(int argc, char** argv) {
       MUST(open(target::path("progress").c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   const int result =
       MUST(open(target::path("result").c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  for (int i = 0; i < kThreads; i += 2) put(slots[i], 12345 + i);  // before anyone can be earlier
   pthread_t threads[kThreads];
   for (intptr_t i = 0; i < kThreads; ++i) {
     EXPECT_EQ(pthread_create(&threads[i], nullptr, run, reinterpret_cast<void*>(i)), 0);
   }
-  for (int i = 0; i < kThreads; i += 2) put(slots[i], 12345 + i);
   target::ready();
   for (pthread_t thread : threads) EXPECT_EQ(pthread_join(thread, nullptr), 0);
   std::string text;
