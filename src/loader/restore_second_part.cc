@@ -20,7 +20,7 @@ void Restore::State::add_frames() {
                 "mmap of the frames that stay", static_cast<int64_t>(frames_.leftover.start));
   }
   for (size_t i = 0; i < frames_.threads.size(); ++i) {
-    const SignalFrame& frame = frames_.threads[i].frame;
+    const image::SignalFrame& frame = frames_.threads[i].frame;
     plan_->op(OpKind::copy, {frame.address, plan_->data(frame.bytes), frame.bytes.size()},
               fmt::format("write the signal frame of thread {}", process_.threads[i].tid));
   }

@@ -54,7 +54,7 @@ bool grow_stack(std::vector<Mapping>& mappings, AddressSpace& space, Range range
 /// Where the frame may end, at the highest; 0: nowhere.
 uint64_t find_top(const image::Thread& thread, uint64_t room, std::vector<Mapping>& mappings,
                   AddressSpace& space) {
-  const uint64_t rsp = thread_bases(thread).stack_pointer;
+  const uint64_t rsp = image::thread_bases(thread).stack_pointer;
   const image::AltStack& alt = thread.alt_stack;
   const auto alt_range = Range::sized(alt.address, alt.size);
   const bool has_alt = (alt.flags & SS_DISABLE) == 0 && alt_range && alt.size >= room;
@@ -79,8 +79,8 @@ ThreadFrames place_frames(const image::Snapshot& snapshot, const image::Host& he
   uint64_t staying = code_stays ? exit_code().size() : 0;
   for (const image::Thread& thread : process.threads) {
     ThreadFrame& entry = frames.threads.emplace_back();
-    entry.area = translate_xstate(thread, snapshot.host, here);
-    const uint64_t room = signal_frame_room(entry.area);
+    entry.area = image::translate_xstate(thread, snapshot.host, here);
+    const uint64_t room = image::signal_frame_room(entry.area);
     tops.push_back(find_top(thread, room, mappings, space));
     entry.stays = tops.back() == 0;
     if (entry.stays) staying += room;
@@ -100,8 +100,8 @@ ThreadFrames place_frames(const image::Snapshot& snapshot, const image::Host& he
   }
   for (size_t i = 0; i < frames.threads.size(); ++i) {
     ThreadFrame& entry = frames.threads[i];
-    if (entry.stays) tops[i] = next += signal_frame_room(entry.area);
-    entry.frame = build_signal_frame(process.threads[i], entry.area, tops[i]);
+    if (entry.stays) tops[i] = next += image::signal_frame_room(entry.area);
+    entry.frame = image::build_signal_frame(process.threads[i], entry.area, tops[i]);
   }
   return frames;
 }

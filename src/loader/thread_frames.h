@@ -10,14 +10,14 @@
 #include <vector>
 
 #include "image/model.h"
+#include "image/signal_frame_x86_64.h"
 #include "loader/address_space.h"
-#include "loader/signal_frame_x86_64.h"
 
 namespace rfork::loader {
 
 struct ThreadFrame {
-  XstateArea area;
-  SignalFrame frame;
+  image::XstateArea area;
+  image::SignalFrame frame;
   bool stays = false;  ///< lies in the leftover mapping
 };
 

@@ -125,8 +125,8 @@ void add_lists(PlanWriter& plan, const ThreadPlanInput& input, const Thread& thr
 
 void add_thread_state(PlanWriter& plan, const ThreadPlanInput& input, size_t index) {
   const Thread& thread = input.process.threads[index];
-  const ThreadBases bases = thread_bases(thread);
-  if (holds_amx_tiles(input.frames.threads[index].area)) {
+  const image::ThreadBases bases = image::thread_bases(thread);
+  if (image::holds_amx_tiles(input.frames.threads[index].area)) {
     plan.try_call(SYS_arch_prctl, {kArchReqXcompPerm, kAmxTileData}, "permission for AMX");
     plan.op(OpKind::use_amx, {}, "first use of AMX");
   }

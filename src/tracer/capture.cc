@@ -127,7 +127,8 @@ void Capture::State::freeze(std::vector<MapsLine>& maps) {
   if (vdso) stopped->leave_range(*vdso);
   // Before the first injected call, after which the kernel would have forgotten the section.
   for (StoppedThread& thread : stopped->threads()) abort_rseq_section(thread, original);
-  site = std::make_unique<InjectionSite>(pid, original, vdso.value_or(Range{}));
+  site = std::make_unique<InjectionSite>(pid, original, vdso.value_or(Range{}),
+                                         examination.needs.host);
 }
 
 void Capture::State::read_threads(image::Process& process) {
@@ -223,11 +224,11 @@ void Capture::State::assemble(image::Process process) {
   process.mappings = inventory.mappings;
   process.descriptors = inventory.descriptors;
   snapshot.host = examination.needs.host;
-  const auto layout = common_xstate_layout(snapshot.host.xcr0);
+  const image::Host carried_as = with_common_xstate_layout(snapshot.host);
   for (image::Thread& thread : process.threads) {
-    thread.xstate = move_xstate(thread.xstate, snapshot.host.xstate, layout);
+    thread.xstate = move_xstate(thread, snapshot.host, carried_as);
   }
-  snapshot.host.xstate = layout;
+  snapshot.host = carried_as;
   snapshot.moved = options.move;
   snapshot.thin = options.thin;
   snapshot.files = inventory.files;

@@ -24,6 +24,7 @@
 
 #include "base/io.h"
 #include "base/range.h"
+#include "image/model.h"
 #include "tracer/process_memory.h"
 #include "tracer/stopped_process.h"
 
@@ -32,9 +33,10 @@ namespace rfork::tracer {
 /// The planted code. Addresses are the tracee's.
 class InjectionSite {
  public:
-  /// Plants the code at the end of the `vdso` mapping, through the stopped thread `tid`. Throws
-  /// Refusal(cannot_trace) when there is no room for it.
-  InjectionSite(pid_t tid, const ProcessMemory& memory, const Range& vdso);
+  /// Plants the code at the end of the `vdso` mapping, through the stopped thread `tid`. `host` is
+  /// this host, for the layout of its XSAVE area; it outlives this. Throws Refusal(cannot_trace)
+  /// when there is no room for it.
+  InjectionSite(pid_t tid, const ProcessMemory& memory, const Range& vdso, const image::Host& host);
   /// Puts back what was there, through the stopped thread `tid`. The bytes are dead code until
   /// then.
   void remove(pid_t tid) noexcept;
@@ -47,9 +49,10 @@ class InjectionSite {
       const;  ///< syscall; in the child exit_group, in the parent rt_sigreturn
   uint64_t call_then_exit() const;  ///< syscall; exit
   static constexpr size_t kSize = 64;
-  uint64_t address() const { return address_; }
+  const image::Host& host() const { return host_; }
 
  private:
+  const image::Host& host_;
   uint64_t address_ = 0;
   std::array<uint64_t, kSize / 8> before_{};
 };

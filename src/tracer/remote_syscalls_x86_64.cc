@@ -9,9 +9,9 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "image/signal_frame_x86_64.h"
 #include "tracer/ptrace.h"
 #include "tracer/remote_syscalls.h"
-#include "tracer/signal_frame_x86_64.h"
 
 namespace rfork::tracer {
 
@@ -112,7 +112,9 @@ uint64_t find_place(const ProcessMemory& memory, const Range& vdso) {
 
 }  // namespace
 
-InjectionSite::InjectionSite(pid_t tid, const ProcessMemory& memory, const Range& vdso) {
+InjectionSite::InjectionSite(pid_t tid, const ProcessMemory& memory, const Range& vdso,
+                             const image::Host& host)
+    : host_(host) {
   if (vdso.size() < 2 * kSize) {
     throw Refusal(Failure::cannot_trace, fmt::format("process {} has no vDSO", memory.pid()),
                   "boot the host without vdso=0");
@@ -152,20 +154,25 @@ RemoteSyscalls::RemoteSyscalls(const StoppedThread& thread, const ProcessMemory&
 void RemoteSyscalls::prepare() {
   if (prepared_) return;
   mask_ = signal_mask(thread_.tid);
-  const Bytes xstate = regset(thread_.tid, NT_X86_XSTATE, "NT_X86_XSTATE");
-  // The alternate stack isn't known yet, and the injected calls don't change it: SS_DISABLE would;
-  // an address range that sigaltstack refuses (size below MINSIGSTKSZ) leaves it as it is.
-  const image::AltStack unchanged{0, 0, 0};
-  const SignalFrame frame =
-      build_signal_frame(thread_.registers.rsp - kRedZone, going_on_, xstate, mask_, unchanged);
-  scratch_ = (frame.start - kScratchSize) & ~uint64_t{15};
+  image::Thread state;
+  state.tid = thread_.tid;
+  state.signal_mask = mask_;
+  state.registers.resize(sizeof going_on_);
+  std::memcpy(state.registers.data(), &going_on_, sizeof going_on_);
+  state.xstate = regset(thread_.tid, NT_X86_XSTATE, "NT_X86_XSTATE");
+  // The alternate stack isn't known yet: a size that sigaltstack(2) refuses leaves it as it is.
+  state.alt_stack = {0, 0, 0};
+  const uint64_t top = thread_.registers.rsp - kRedZone;
+  const image::SignalFrame frame = image::build_signal_frame(
+      state, image::translate_xstate(state, site_.host(), site_.host()), top);
+  scratch_ = (frame.address - kScratchSize) & ~uint64_t{15};
   stack_pointer_ = frame.stack_pointer;
   saved_at_ = scratch_;
-  saved_.resize(thread_.registers.rsp - kRedZone - scratch_);
+  saved_.resize(top - scratch_);
   memory_.read(saved_at_, saved_);
-  if (!memory_.try_write(frame.start, frame.bytes)) {
+  if (!memory_.try_write(frame.address, frame.bytes)) {
     throw_errno("write the signal frame",
-                fmt::format("of tid {} at {:#x}", thread_.tid, frame.start));
+                fmt::format("of tid {} at {:#x}", thread_.tid, frame.address));
   }
   prepared_ = true;
 }

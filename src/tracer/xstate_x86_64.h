@@ -5,18 +5,16 @@
 // that layout, and say so in Host::xstate; the loader translates to its own host's anyway.
 #pragma once
 
-#include <vector>
-
 #include "base/io.h"
 #include "image/model.h"
 
 namespace rfork::tracer {
 
-/// Intel's offsets of the components that `xcr0` enables.
-std::vector<image::XstateComponent> common_xstate_layout(uint64_t xcr0);
+/// `host` with Intel's offsets for the components that it enables.
+image::Host with_common_xstate_layout(const image::Host& host);
 
-/// `area` moved from layout `from` to layout `to`, component by component.
-Bytes move_xstate(const Bytes& area, const std::vector<image::XstateComponent>& from,
-                  const std::vector<image::XstateComponent>& to);
+/// The thread's whole area (as long as all components of `to` need), moved from the layout of
+/// `from` to that of `to`.
+Bytes move_xstate(const image::Thread& thread, const image::Host& from, const image::Host& to);
 
 }  // namespace rfork::tracer

@@ -6,8 +6,8 @@
 #include <cstring>
 
 #include "image/host.h"
+#include "image/signal_frame_x86_64.h"
 #include "loader/address_space.h"
-#include "loader/signal_frame_x86_64.h"
 #include "loader/vdso_x86_64.h"
 
 using namespace rfork;
@@ -125,30 +125,30 @@ TEST_CASE("old functions jump to those of the same name, or call the kernel") {
 TEST_CASE("the XSAVE area is translated component by component") {
   const image::Host there = host_with({{2, 576, 256}});
   const image::Host here = host_with({{2, 640, 256}, {5, 896, 64}});
-  const XstateArea area = translate_xstate(avx_thread(there), there, here);
+  const image::XstateArea area = image::translate_xstate(avx_thread(there), there, here);
   CHECK(area.components == 7);
   CHECK(area.bytes.size() == 640 + 256);
   CHECK(area.bytes[640] == std::byte{0xab});
   CHECK(word_at(area.bytes, 512) == 6);
   CHECK((word_at(area.bytes, 24) & 0xffffffff) == 0x1f80);
-  CHECK_FALSE(holds_amx_tiles(area));
+  CHECK_FALSE(image::holds_amx_tiles(area));
 
-  const XstateArea less = translate_xstate(avx_thread(there), there, host_with({}));
+  const image::XstateArea less = image::translate_xstate(avx_thread(there), there, host_with({}));
   CHECK(less.components == 3);
   CHECK(less.bytes.size() == 576);
 
   image::Thread cut = avx_thread(there);
   cut.xstate.resize(700);
-  CHECK_THROWS_AS(translate_xstate(cut, there, here), Refusal);
+  CHECK_THROWS_AS(image::translate_xstate(cut, there, here), Refusal);
 }
 
 TEST_CASE("a signal frame fits its room and is aligned") {
   const image::Host host = host_with({{2, 576, 256}});
   const image::Thread thread = avx_thread(host);
-  const XstateArea area = translate_xstate(thread, host, host);
+  const image::XstateArea area = image::translate_xstate(thread, host, host);
   for (uint64_t top = 0x10000; top < 0x10080; ++top) {
-    const SignalFrame frame = build_signal_frame(thread, area, top);
-    CHECK(frame.address >= top - signal_frame_room(area));
+    const image::SignalFrame frame = image::build_signal_frame(thread, area, top);
+    CHECK(frame.address >= top - image::signal_frame_room(area));
     CHECK(frame.address + frame.bytes.size() <= top);
     CHECK(frame.stack_pointer == frame.address + 8);
     const uint64_t state = word_at(frame.bytes, 8 + 40 + 184);  // ucontext.uc_mcontext.fpstate
@@ -157,5 +157,5 @@ TEST_CASE("a signal frame fits its room and is aligned") {
   }
   image::Thread wrong = thread;
   wrong.registers.resize(10);
-  CHECK_THROWS_AS(build_signal_frame(wrong, area, 0x10000), Refusal);
+  CHECK_THROWS_AS(image::build_signal_frame(wrong, area, 0x10000), Refusal);
 }

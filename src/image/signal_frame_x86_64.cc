@@ -1,4 +1,4 @@
-#include "loader/signal_frame_x86_64.h"
+#include "image/signal_frame_x86_64.h"
 
 #include <asm/sigcontext.h>
 #include <fmt/format.h>
@@ -9,7 +9,7 @@
 
 #include "base/error.h"
 
-namespace rfork::loader {
+namespace rfork::image {
 
 namespace {
 
@@ -42,14 +42,14 @@ struct RtSigframe {
 };
 static_assert(sizeof(RtSigframe) == 440);
 
-const image::XstateComponent* component(const image::Host& host, unsigned index) {
+const XstateComponent* component(const Host& host, unsigned index) {
   for (const auto& candidate : host.xstate) {
     if (candidate.index == index) return &candidate;
   }
   return nullptr;
 }
 
-user_regs_struct registers_of(const image::Thread& thread) {
+user_regs_struct registers_of(const Thread& thread) {
   user_regs_struct registers;
   if (thread.registers.size() != sizeof registers) {
     throw Refusal(Failure::bad_image,
@@ -68,7 +68,7 @@ void clean_mxcsr(Bytes& area) {
   std::memcpy(area.data() + kMxcsrOffset, &mxcsr, sizeof mxcsr);
 }
 
-XstateArea fxsave_only(const image::Thread& thread) {
+XstateArea fxsave_only(const Thread& thread) {
   XstateArea area;
   area.bytes.assign(kFxsaveSize, std::byte{0});
   if (thread.floating_point.size() >= kFxsaveSize) {
@@ -98,7 +98,7 @@ void mark_extended(Bytes& bytes, const XstateArea& area) {
   std::memcpy(bytes.data() + area.bytes.size(), &magic2, sizeof magic2);
 }
 
-sigcontext_64 context_of(const user_regs_struct& registers, const image::Thread& thread) {
+sigcontext_64 context_of(const user_regs_struct& registers, const Thread& thread) {
   sigcontext_64 context{};
   context.r8 = registers.r8, context.r9 = registers.r9;
   context.r10 = registers.r10, context.r11 = registers.r11;
@@ -117,8 +117,7 @@ sigcontext_64 context_of(const user_regs_struct& registers, const image::Thread&
 
 }  // namespace
 
-XstateArea translate_xstate(const image::Thread& thread, const image::Host& there,
-                            const image::Host& here) {
+XstateArea translate_xstate(const Thread& thread, const Host& there, const Host& here) {
   if (thread.xstate.size() < kLegacySize || here.xcr0 == 0) return fxsave_only(thread);
   uint64_t in_use;
   std::memcpy(&in_use, thread.xstate.data() + kFxsaveSize, sizeof in_use);
@@ -158,7 +157,7 @@ uint64_t signal_frame_room(const XstateArea& area) {
   return sizeof(RtSigframe) + area.bytes.size() + kMagic2Size + 64 + 16;
 }
 
-SignalFrame build_signal_frame(const image::Thread& thread, const XstateArea& area, uint64_t top) {
+SignalFrame build_signal_frame(const Thread& thread, const XstateArea& area, uint64_t top) {
   const user_regs_struct registers = registers_of(thread);
   const uint64_t state_room = area.bytes.size() + (area.components != 0 ? kMagic2Size : 0);
   const uint64_t state_at = (top - state_room) & ~uint64_t{63};
@@ -187,9 +186,9 @@ SignalFrame build_signal_frame(const image::Thread& thread, const XstateArea& ar
   return result;
 }
 
-ThreadBases thread_bases(const image::Thread& thread) {
+ThreadBases thread_bases(const Thread& thread) {
   const user_regs_struct registers = registers_of(thread);
   return {registers.rsp, registers.fs_base, registers.gs_base};
 }
 
-}  // namespace rfork::loader
+}  // namespace rfork::image
