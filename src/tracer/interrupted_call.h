@@ -29,11 +29,15 @@ struct GoingOn {
   bool at_origin_too = false;
 };
 
+/// Whether system call `number` may wait for a time that counts from now, so that how long it has
+/// waited matters.
+bool may_have_relative_time_out(long number);
+
 /// How `thread` goes on elsewhere, or after a signal frame took the place of the kernel's restart
-/// block. `now` is the scheduler's mark after the stop, compared with the thread's mark before;
-/// without them a time-out starts anew (never shorter than it was). `signal_waits`: an unblocked
-/// signal is pending, so that an EINTR is the program's own.
+/// block. `slept_ns` is how long it had waited in this very call, 0 when that isn't known: a
+/// time-out then starts anew (never shorter than it was). `signal_waits`: an unblocked signal is
+/// pending, so that an EINTR is the program's own.
 GoingOn after_interruption(const StoppedThread& thread, const ProcessMemory& memory,
-                           const std::optional<SleepMark>& now, bool signal_waits);
+                           int64_t slept_ns, bool signal_waits);
 
 }  // namespace rfork::tracer

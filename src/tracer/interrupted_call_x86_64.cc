@@ -125,16 +125,6 @@ long number_before_restart(const user_regs_struct& regs, const ProcessMemory& me
   return regs.rsi == 0 && is_time(regs.r10) ? SYS_futex : SYS_poll;
 }
 
-// How long the thread had been asleep in this very call. The marks are the thread's own, so that
-// the clocks of different processors don't matter; one switch between them means that it slept and
-// was stopped, and nothing else.
-int64_t slept_ns(const StoppedThread& thread, const std::optional<SleepMark>& now) {
-  if (!thread.slept_since || !now) return 0;
-  if (now->switches != thread.slept_since->switches + 1) return 0;
-  return static_cast<int64_t>(std::max(0.0, now->last_ran_ms - thread.slept_since->last_ran_ms) *
-                              1e6);
-}
-
 void put_remaining_timespec(GoingOn& going_on, Register holder, int64_t remaining_ns) {
   const timespec rest{remaining_ns / 1'000'000'000, remaining_ns % 1'000'000'000};
   image::MemoryPatch patch;
@@ -182,8 +172,13 @@ void shorten(GoingOn& going_on, const TimeOut& time_out, const ProcessMemory& me
 
 }  // namespace
 
+bool may_have_relative_time_out(long number) {
+  user_regs_struct regs{};
+  return number == SYS_restart_syscall || time_out_of(regs, number).form != TimeOut::Form::none;
+}
+
 GoingOn after_interruption(const StoppedThread& thread, const ProcessMemory& memory,
-                           const std::optional<SleepMark>& now, bool signal_waits) {
+                           int64_t slept_ns, bool signal_waits) {
   GoingOn result;
   result.registers = thread.registers;
   user_regs_struct& regs = result.registers;
@@ -194,17 +189,18 @@ GoingOn after_interruption(const StoppedThread& thread, const ProcessMemory& mem
                         outcome == kRestartNoHandler || outcome == kRestartBlock;
   const bool repeats = outcome == -EINTR && !signal_waits && gives_eintr_for_a_stop(number);
   if (restarts || repeats) {
-    const int64_t slept = slept_ns(thread, now);
-    if (number == SYS_restart_syscall) number = number_before_restart(regs, memory);
+    const bool restarted_before = number == SYS_restart_syscall;
+    if (restarted_before) number = number_before_restart(regs, memory);
     if (outcome == kRestartBlock || repeats) {
-      shorten(result, time_out_of(regs, number), memory, slept);
+      shorten(result, time_out_of(regs, number), memory, slept_ns);
     }
     regs.rip -= kSystemCallSize;
     regs.rax = static_cast<uint64_t>(number);
-    // A thread whose sleep could be measured is wound back at the origin as well. Left to the
+    // A thread whose sleep could be measured is wound back at the origin as well: left to the
     // kernel it would be in restart_syscall, whose time since the first start the next capture
-    // can't know.
-    result.at_origin_too = repeats || (outcome == kRestartBlock && slept > 0);
+    // can't know. One that is there already has its deadline with the kernel only.
+    result.at_origin_too =
+        repeats || (outcome == kRestartBlock && slept_ns > 0 && !restarted_before);
   }
   regs.orig_rax = ~0ull;
   return result;

@@ -36,22 +36,7 @@ std::vector<pid_t> list_threads(pid_t pid) {
   return tids;
 }
 
-bool in_system_call(pid_t pid, pid_t tid) {
-  const auto text = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/task/{}/syscall", pid, tid));
-  return text && !text->empty() && (*text)[0] >= '0' && (*text)[0] <= '9';
-}
-
 }  // namespace
-
-std::optional<SleepMark> sleep_mark(pid_t pid, pid_t tid) {
-  const auto text = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/task/{}/sched", pid, tid));
-  if (!text) return std::nullopt;
-  const auto ran = value_of(*text, "se.exec_start");
-  const auto switches = value_of(*text, "nr_switches");
-  if (!ran || !switches) return std::nullopt;
-  return SleepMark{std::strtod(ran->c_str(), nullptr),
-                   std::strtoull(switches->c_str(), nullptr, 10)};
-}
 
 void refuse_seize(pid_t pid, int errno_value) {
   const auto text = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/status", pid));
@@ -90,7 +75,10 @@ void refuse_seize(pid_t pid, int errno_value) {
 }
 
 StoppedProcess::StoppedProcess(pid_t pid, const std::function<bool()>& interrupted)
-    : pid_(pid), interrupted_(interrupted), stopped_at_(std::chrono::steady_clock::now()) {
+    : pid_(pid),
+      interrupted_(interrupted),
+      sleeps_(measure_sleeps(pid, list_threads(pid))),
+      stopped_at_(std::chrono::steady_clock::now()) {
   try {
     size_t stopped = 0;
     for (;;) {
@@ -127,7 +115,7 @@ void StoppedProcess::attach_new_threads() {
     if (known) continue;
     StoppedThread thread;
     thread.tid = tid;
-    if (in_system_call(pid_, tid)) thread.slept_since = sleep_mark(pid_, tid);
+    if (const auto slept = sleeps_.find(tid); slept != sleeps_.end()) thread.sleep = slept->second;
     if (threads_.empty()) stopped_at_ = std::chrono::steady_clock::now();
     if (const int error = try_seize(tid, PTRACE_O_TRACESYSGOOD); error != 0) {
       if (error == ESRCH && tid != pid_) continue;  // ended between readdir and here
@@ -188,7 +176,7 @@ void StoppedProcess::leave_range(const Range& range) {
       interrupt(thread.tid);
       stop_thread(thread);
       thread.registers = registers(thread.tid);
-      thread.slept_since.reset();
+      thread.sleep.reset();
     }
   }
 }

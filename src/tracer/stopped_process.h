@@ -10,25 +10,21 @@
 
 #include <chrono>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/range.h"
+#include "tracer/sleep_clock.h"
 
 namespace rfork::tracer {
-
-/// How long a thread had slept in its system call, measured by the scheduler's own clock.
-struct SleepMark {
-  double last_ran_ms = 0;  ///< se.exec_start
-  uint64_t switches = 0;   ///< nr_switches
-};
 
 struct StoppedThread {
   pid_t tid = 0;
   user_regs_struct
-      registers{};  ///< as they are; an interrupted system call is still to be restarted
-  std::optional<SleepMark> slept_since;  ///< from before the stop, for a thread in a system call
+      registers{};             ///< as they are; an interrupted system call is still to be restarted
+  std::optional<Sleep> sleep;  ///< measured before the stop, in a call with a time-out
 };
 
 class StoppedProcess {
@@ -65,14 +61,12 @@ class StoppedProcess {
   std::vector<StoppedThread> threads_;
   int stop_signal_ = 0;
   bool attached_ = true;
+  std::map<pid_t, Sleep> sleeps_;
   std::chrono::steady_clock::time_point stopped_at_;
 };
 
 /// Why PTRACE_SEIZE of `pid` failed with `errno_value`, in words and with what can be done: gone,
 /// zombie, traced by N, someone else's, kernel thread, Yama.
 [[noreturn]] void refuse_seize(pid_t pid, int errno_value);
-
-/// The scheduler's marks of a thread; nullopt where the kernel doesn't tell.
-std::optional<SleepMark> sleep_mark(pid_t pid, pid_t tid);
 
 }  // namespace rfork::tracer

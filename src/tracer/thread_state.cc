@@ -107,8 +107,9 @@ CapturedThread capture_thread(pid_t pid, StoppedThread& stopped, const ProcessMe
   thread.signal_mask = signal_mask(stopped.tid);
 
   const bool signal_waits = (status.pending & ~thread.signal_mask) != 0;
-  const auto now = stopped.slept_since ? sleep_mark(pid, stopped.tid) : std::nullopt;
-  GoingOn going_on = after_interruption(stopped, memory, now, signal_waits);
+  const bool measured = stopped.sleep && slept_until_stopped(pid, stopped.tid, *stopped.sleep);
+  const int64_t slept_ns = measured ? stopped.sleep->slept_ns : 0;
+  GoingOn going_on = after_interruption(stopped, memory, slept_ns, signal_waits);
   if (going_on.at_origin_too) {
     if (going_on.patch) memory.try_write(going_on.patch->address, going_on.patch->bytes);
     set_registers(stopped.tid, going_on.registers);
