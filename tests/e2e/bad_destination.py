@@ -111,8 +111,9 @@ def users(world):
     other.mkdir()
     os.chown(other, 65534, 65534)
     as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    process = world.start([*as_nobody, world.build / "targets/steady", other])
-    expect(process.line().startswith("ready"), "nobody's target")
+    world.folder.chmod(0o711)
+    process = world.start([*as_nobody, world.build / "targets/steady", other], cwd="/")
+    expect(process.line().startswith("ready"), f"nobody's target: {process.wait() if not process.running() else ''}")
     allowing_root = harness.Daemon(world, None, "--allow-root")
     process.real_pid = process.pid
     refuse(world, process, allowing_root.address, [REFUSED], "nobody", "--allow-user", key=strict.key)

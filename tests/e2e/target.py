@@ -33,12 +33,12 @@ def through_net(world, program, arguments):
     here, there = world.two_hosts()
     daemon = harness.Daemon(world, there)
     start = lambda: world.target(program, *arguments, host=here)
-    originals = [start(), start()] if program in ONCE else [start()]
-    copied, moving = originals[0], originals[-1]
+    copied = start()
     world.trace(copied.real_pid, daemon.address, host=here, key=daemon.key).expect(0)
     if not copied.running():
         raise harness.Failed(f"the original ended: {copied.wait()}")
     copy = daemon.child_id()
+    moving = start() if program in ONCE else copied
     world.trace("--move", moving.real_pid, daemon.address, host=here, key=daemon.key).expect(0)
     moved = daemon.child_id(known=[copy])
     original = moving.wait()
