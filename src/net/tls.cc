@@ -19,7 +19,7 @@ namespace rfork::net {
 namespace {
 
 constexpr std::string_view kIdentity = "rfork";
-constexpr size_t kReadBuffer = 128u << 10;   ///< of OpenSSL: ciphertext that one read(2) may bring
+constexpr size_t kReadBuffer = 128u << 10;  ///< of OpenSSL: ciphertext that one read(2) may bring
 constexpr size_t kWriteBuffer = 64u << 10;  ///< ciphertext that one write(2) may take
 constexpr size_t kRecord = SSL3_RT_MAX_PLAIN_LENGTH;
 constexpr unsigned char kAes128GcmSha256[2] = {0x13, 0x01};
