@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <cstring>
 
@@ -74,7 +75,12 @@ void ask_thread(image::Thread& thread, const StoppedThread& stopped, const Proce
   // The call was made with rsp on the thread's own stack or on the alternate one, as the thread
   // was.
   if (const long result = calls.call(SYS_prctl, {PR_GET_TID_ADDRESS, calls.scratch()});
-      result != 0) {
+      result == -EINVAL) {
+    throw Refusal(
+        Failure::cannot_carry,
+        "this kernel doesn't tell where a thread's id is kept (no CONFIG_CHECKPOINT_RESTORE)",
+        "boot a kernel that has it, as those of the distributions do");
+  } else if (result != 0) {
     throw Error("prctl(PR_GET_TID_ADDRESS)", static_cast<int>(-result), subject);
   }
   thread.clear_child_tid = memory.read_value<uint64_t>(calls.scratch());
