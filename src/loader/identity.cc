@@ -6,6 +6,7 @@
 #include <linux/capability.h>
 #include <pwd.h>
 #include <sched.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -105,6 +106,7 @@ ActAs::ActAs(const std::optional<TargetUser>& user) : uid_(::geteuid()), gid_(::
   groups_.resize(static_cast<size_t>(std::max(count, 0)));
   if (::getgroups(count, groups_.data()) < 0) throw_errno("getgroups");
   active_ = true;
+  dumpable_ = ::prctl(PR_GET_DUMPABLE);
   if (::setgroups(user->groups.size(), user->groups.data()) < 0 ||
       ::setegid(user->effective_group) < 0 || ::seteuid(user->effective) < 0) {
     throw_errno("take the rights of user", std::to_string(user->effective));
@@ -118,6 +120,8 @@ ActAs::~ActAs() {
       ::setgroups(groups_.size(), groups_.data()) < 0) {
     std::terminate();
   }
+  // A change of the user takes it away, and with it this process's own files in /proc.
+  if (dumpable_ == 1) ::prctl(PR_SET_DUMPABLE, 1);
 }
 
 // --- namespaces ---

@@ -44,6 +44,7 @@ class ActAs {
 
  private:
   bool active_ = false;
+  int dumpable_ = 1;
   uid_t uid_;
   gid_t gid_;
   std::vector<gid_t> groups_;

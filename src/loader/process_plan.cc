@@ -1,5 +1,6 @@
 #include "loader/process_plan.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/capability.h>
 #include <linux/prctl.h>
@@ -61,8 +62,11 @@ bool may_set_personality(uint64_t wanted, Findings& findings) {
 bool is_directory(const std::string& path) {
   struct stat status;
   return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode) &&
-         ::access(path.c_str(), X_OK) == 0;
+
+         ::faccessat(AT_FDCWD, path.c_str(), X_OK, AT_EACCESS) == 0;
 }
+
+}  // namespace
 
 std::string working_directory(const image::Process& process, HostFiles& files, Findings& findings) {
   if (is_directory(process.cwd)) return process.cwd;
@@ -77,9 +81,7 @@ std::string working_directory(const image::Process& process, HostFiles& files, F
   return "/";
 }
 
-}  // namespace
-
-ProcessSettings process_settings(const image::Process& process, HostFiles& files, int helper_fds,
+ProcessSettings process_settings(const image::Process& process, int helper_fds,
                                  Findings& findings) {
   ProcessSettings settings;
   settings.limits = attainable_limits(process, findings);
@@ -98,7 +100,6 @@ ProcessSettings process_settings(const image::Process& process, HostFiles& files
           fmt::format("the process runs in the root {}, which needs CAP_SYS_CHROOT", process.root));
     }
   }
-  settings.cwd = working_directory(process, files, findings);
   unsigned size = 0;
   settings.set_mm_map =
       ::prctl(PR_SET_MM, PR_SET_MM_MAP_SIZE, &size, 0, 0) == 0 && size == sizeof(prctl_mm_map);

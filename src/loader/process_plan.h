@@ -24,8 +24,10 @@ struct ProcessSettings {
   bool set_mm_map = false;  ///< prctl(PR_SET_MM_MAP) is there
   bool set_personality = false;
 };
-ProcessSettings process_settings(const image::Process& process, HostFiles& files, int helper_fds,
-                                 Findings& findings);
+ProcessSettings process_settings(const image::Process& process, int helper_fds, Findings& findings);
+/// The image's, made where it is missing; "/" where that can't be. With the rights of the child's
+/// user.
+std::string working_directory(const image::Process& process, HostFiles& files, Findings& findings);
 
 /// The program's file for the exe link, and how it can be set.
 struct ExeLink {

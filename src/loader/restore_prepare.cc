@@ -60,12 +60,19 @@ void Restore::State::find_files() {
     limit.rlim_cur = limit.rlim_max;
     ::setrlimit(RLIMIT_NOFILE, &limit);
   }
+  open_as_user();
+  helpers_.base = std::max(open_files_->highest() + 1, 3);
+  const std::string cwd = std::move(settings_.cwd);
+  settings_ = process_settings(process_, helpers_.base + static_cast<int>(wanted), findings_);
+  settings_.cwd = cwd;
+}
+
+/// Everything that the image names by path is looked at with the rights of the child's user.
+void Restore::State::open_as_user() {
   const ActAs as_user(user_);
   files_ = std::make_unique<HostFiles>(snapshot_, options_, findings_);
   open_files_ = std::make_unique<OpenFiles>(snapshot_, options_, *files_, findings_);
-  helpers_.base = std::max(open_files_->highest() + 1, 3);
-  settings_ =
-      process_settings(process_, *files_, helpers_.base + static_cast<int>(wanted), findings_);
+  settings_.cwd = working_directory(process_, *files_, findings_);
 }
 
 std::vector<image::Mapping> Restore::State::place_memory() {

@@ -75,6 +75,7 @@ struct Restore::State {
  private:
   void check_image();
   void find_files();
+  void open_as_user();
   std::vector<image::Mapping> place_memory();
   void place_hole(AddressSpace& space);
   void make_plan(std::vector<image::Mapping> mappings);
