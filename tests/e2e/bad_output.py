@@ -24,6 +24,7 @@ def full(world):
         world.trace(target.real_pid, "--move", "-o", image).refused(said.code, "No space left on device")
         expect(image.read_text() == "precious", "what was there is gone")
         expect(os.listdir(small) == ["image.rfork"], f"left behind: {os.listdir(small)}")
+        subprocess.run(["umount", str(small)], check=True)
     for place, text in ((world.folder / "nowhere/image", "No such file"), (world.folder, "directory"),
                         ("/proc/image", str("/proc"))):
         said = world.trace(target.real_pid, "-o", place)

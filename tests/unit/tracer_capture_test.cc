@@ -159,7 +159,7 @@ TEST_CASE("a poll with a time-out is neither interrupted nor cut short", "[ptrac
                   const int result = ::poll(&none, 1, 400);
                   const auto passed = std::chrono::steady_clock::now() - before;
                   if (result != 0) return errno;
-        return passed >= std::chrono::milliseconds(399) ? 0 : 200;
+                  return passed >= std::chrono::milliseconds(399) ? 0 : 200;
                 });
   sleeper.begin();
   Options options;

@@ -49,13 +49,15 @@ TEST_CASE("smaps gives page size and flags of each mapping") {
   const auto entries = parse_smaps(
       "1000-3000 rw-p 00000000 00:00 0 [heap]\nSize:  8 kB\nKernelPageSize:        4 kB\n"
       "VmFlags: rd wr mr mw me ac sd \n"
-      "5000-6000 rw-p 00000000 00:00 0 \nKernelPageSize:     2048 kB\nVmFlags: rd wr dc wf ht \n");
+      "5000-6000 rw-p 00000000 00:00 0 \nKernelPageSize:     2048 kB\nProtectionKey:         "
+      "3\nVmFlags: rd wr dc wf ht \n");
   REQUIRE(entries.size() == 2);
   CHECK(entries[0].range == Range{0x1000, 0x3000});
   CHECK(entries[0].kernel_page_size == 4096);
   CHECK(entries[0].has("mw"));
   CHECK_FALSE(entries[0].has("dc"));
   CHECK(entries[1].kernel_page_size == 2u << 20);
+  CHECK(entries[1].protection_key == 3);
   CHECK(entries[1].has("wf"));
   CHECK_THROWS_AS(parse_smaps("Size: 8 kB\n"), std::invalid_argument);
 }
