@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -59,6 +60,7 @@ class Daemon {
     REQUIRE(pid_ >= 0);
     if (pid_ == 0) {
       for (const int signal : {SIGTERM, SIGINT, SIGSEGV, SIGABRT}) std::signal(signal, SIG_DFL);
+      ::prctl(PR_SET_PDEATHSIG, SIGTERM);  // it ends with a test that crashes
       spdlog::set_level(spdlog::level::off);
       try {
         run_daemon(options);
