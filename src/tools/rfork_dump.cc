@@ -13,6 +13,7 @@
 #include "image/read_image.h"
 #include "tools/dump_json.h"
 #include "tools/dump_summary.h"
+#include "tools/program.h"
 
 namespace {
 
@@ -68,15 +69,8 @@ int main(int argc, char** argv) {
   Arguments arguments;
   CLI::App app("Shows what is in an image of a process.");
   add_options(app, arguments);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : static_cast<int>(Failure::usage);
-  }
-  try {
+  return run_program("rfork-dump", app, argc, argv, arguments.json, [&] {
     dump(arguments);
     return 0;
-  } catch (const std::exception& error) {
-    return report_failure("rfork-dump", error, arguments.json);
-  }
+  });
 }

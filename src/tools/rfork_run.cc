@@ -19,6 +19,7 @@
 #include "base/text.h"
 #include "image/read_image.h"
 #include "loader/restore.h"
+#include "tools/program.h"
 
 namespace {
 
@@ -214,15 +215,5 @@ int main(int argc, char** argv) {
   Arguments arguments;
   CLI::App app("Goes on with a process that rfork-trace wrote into an image.");
   add_options(app, arguments);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error);
-    return code == 0 ? 0 : static_cast<int>(Failure::usage);
-  }
-  try {
-    return run(arguments);
-  } catch (const std::exception& error) {
-    return report_failure("rfork-run", error, arguments.json);
-  }
+  return run_program("rfork-run", app, argc, argv, arguments.json, [&] { return run(arguments); });
 }

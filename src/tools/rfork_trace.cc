@@ -13,6 +13,7 @@
 #include "base/text.h"
 #include "session/save_image.h"
 #include "session/send_process.h"
+#include "tools/program.h"
 
 namespace {
 
@@ -41,7 +42,7 @@ Exit codes: 0 done, 2 usage, 3 cannot trace, 4 cannot carry, 5 destination refus
   6 connection lost (the original goes on), 7 in doubt (it stays stopped), 130 interrupted.)";
 
 void add_options(CLI::App& app, Arguments& arguments) {
-  app.add_option("PID", arguments.pid, "The process")->required();
+  app.add_option("PID", arguments.pid, "The process");
   app.add_option("HOST", arguments.host, "HOST[:PORT] of an rforkd");
   app.add_option("-o,--output", arguments.output,
                  "Write an image to this file instead (-: standard output)");
@@ -53,7 +54,8 @@ void add_options(CLI::App& app, Arguments& arguments) {
                  "keep: the same pid there, new: another one, auto: keep on a move")
       ->check(CLI::IsMember({"keep", "new", "auto"}));
   app.add_option("--drop-fd", arguments.drop_fds, "Go on without descriptor N (may be repeated)")
-      ->type_name("N");
+      ->type_name("N")
+      ->allow_extra_args(false);
   app.add_flag("--drop-timers", arguments.drop_timers, "Go on without POSIX timers");
   app.add_flag("--thin", arguments.thin,
                "Leave out what named files hold; the destination must have them");
@@ -70,7 +72,9 @@ void check(const Arguments& arguments) {
   const auto usage = [](std::string what, std::string advice) {
     throw Refusal(Failure::usage, std::move(what), std::move(advice));
   };
-  if (arguments.pid <= 0)
+  // Not CLI11's to require: it would say so of every misspelt option.
+  if (arguments.pid == 0) usage("no process is named", "rfork-trace PID HOST, or see --help");
+  if (arguments.pid < 0)
     usage(fmt::format("{} is no pid", arguments.pid), "name a running process");
   if (arguments.host.empty() == arguments.output.empty()) {
     usage("name either a HOST or a file with -o", "see rfork-trace --help");
@@ -173,12 +177,7 @@ int main(int argc, char** argv) {
   CLI::App app(
       "Copies or moves a running process onto another host, or writes its image to a file.");
   add_options(app, arguments);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : static_cast<int>(Failure::usage);
-  }
-  try {
+  return run_program("rfork-trace", app, argc, argv, arguments.json, [&] {
     check(arguments);
     catch_signals();
     if (arguments.output.empty()) {
@@ -187,7 +186,5 @@ int main(int argc, char** argv) {
       save(arguments);
     }
     return 0;
-  } catch (const std::exception& error) {
-    return report_failure("rfork-trace", error, arguments.json);
-  }
+  });
 }

@@ -18,6 +18,7 @@
 #include "net/address.h"
 #include "net/key.h"
 #include "session/control.h"
+#include "tools/program.h"
 
 namespace {
 
@@ -192,19 +193,12 @@ int main(int argc, char** argv) {
   Arguments arguments;
   CLI::App app("Asks an rforkd about the processes that came to its host.");
   add_options(app, arguments);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : static_cast<int>(Failure::usage);
-  }
-  try {
+  return run_program("rforkctl", app, argc, argv, arguments.as_json, [&] {
     if (app.get_subcommands().empty()) {
       throw Refusal(Failure::usage, "say what to ask: ps, logs, kill, wait, rm or resolve",
                     "see rforkctl --help");
     }
     catch_signals();
     return run(app.get_subcommands().front()->get_name(), arguments);
-  } catch (const std::exception& error) {
-    return report_failure("rforkctl", error, arguments.as_json);
-  }
+  });
 }

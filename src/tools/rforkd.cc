@@ -12,6 +12,7 @@
 #include "net/address.h"
 #include "net/key.h"
 #include "session/daemon.h"
+#include "tools/program.h"
 
 namespace {
 
@@ -83,12 +84,7 @@ int main(int argc, char** argv) {
   CLI::App app(
       "Receives running processes from other hosts, restores them here and looks after them.");
   add_options(app, arguments);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : static_cast<int>(Failure::usage);
-  }
-  try {
+  return run_program("rforkd", app, argc, argv, false, [&] {
     if (!arguments.make_key.empty()) {
       net::make_key_file(arguments.make_key);
       return 0;
@@ -96,7 +92,5 @@ int main(int argc, char** argv) {
     set_up_log();
     session::run_daemon(daemon_options(arguments));
     return 0;
-  } catch (const std::exception& error) {
-    return report_failure("rforkd", error);
-  }
+  });
 }

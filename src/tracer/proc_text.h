@@ -32,6 +32,7 @@ std::vector<MapsLine> parse_maps(std::string_view text);
 struct SmapsEntry {
   Range range;
   uint64_t kernel_page_size = 0;   ///< bytes
+  int protection_key = 0;          ///< pkey_mprotect(2); 0: none
   std::vector<std::string> flags;  ///< two letters each, as VmFlags
   bool has(std::string_view flag) const;
 };

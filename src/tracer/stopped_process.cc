@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <memory>
+#include <thread>
 
 #include "base/error.h"
 #include "base/io.h"
@@ -173,6 +174,8 @@ void StoppedProcess::leave_range(const Range& range) {
                       "try again");
       }
       resume(thread.tid, PTRACE_CONT);
+      // On a busy host it would meet the interrupt before its next instruction.
+      std::this_thread::sleep_for(std::min(tries + 1, 50) * std::chrono::microseconds(20));
       interrupt(thread.tid);
       stop_thread(thread);
       thread.registers = registers(thread.tid);
