@@ -45,6 +45,10 @@ void refuse_seize(pid_t pid, int errno_value) {
     throw Refusal(Failure::cannot_trace, fmt::format("there is no process {}", pid));
   }
   const auto status = parse_status(*text);
+  const auto state = status.find("State");
+  if (state != status.end() && (state->second.starts_with("Z") || state->second.starts_with("X"))) {
+    throw Refusal(Failure::cannot_trace, fmt::format("process {} has just ended", pid));
+  }
   const auto tracer = status.find("TracerPid");
   if (tracer != status.end() && tracer->second != "0") {
     throw Refusal(Failure::cannot_trace,
