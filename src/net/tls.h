@@ -42,4 +42,8 @@ class TlsStream {
   std::unique_ptr<TlsState> state_;
 };
 
+/// Makes a handshake of this process with itself, so that OpenSSL looks its algorithms up now: some
+/// milliseconds that workers forked afterwards need not spend.
+void prepare_tls(const Key& key);
+
 }  // namespace rfork::net

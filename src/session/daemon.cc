@@ -30,6 +30,7 @@
 #include "base/error.h"
 #include "net/connect.h"
 #include "net/preface.h"
+#include "net/tls.h"
 #include "session/channel.h"
 #include "session/desk.h"
 #include "session/listener.h"
@@ -123,6 +124,7 @@ Daemon::Daemon(const DaemonOptions& options)
     (void)setrlimit(RLIMIT_NOFILE, &limit);
   }
   (void)std::signal(SIGPIPE, SIG_IGN);  // a log that nobody reads any more
+  if (options.key) net::prepare_tls(*options.key);
 }
 
 void Daemon::run() {
