@@ -38,7 +38,7 @@ struct Arguments {
 
 constexpr const char* kExamples = R"(Examples:
   rfork-run job.rfork                     goes on here, on this terminal, until it ends
-  rfork-run -d --pidfile F job.rfork      in the background: 0 is /dev/null; 1 and 2 are rfork-run's own
+  rfork-run -d --pidfile F job.rfork      in the background: 0 is /dev/null, 1 and 2 stay
                                           if they are files, else /dev/null
   rfork-trace 4242 -o - | ssh host rfork-run -
 Exit codes: with -d 0 once it runs; else the process's own, or its signal. If it never ran:
@@ -55,8 +55,7 @@ void add_options(CLI::App& app, Arguments& arguments) {
                "Accept a CPU that lacks what the origin's has");
   app.add_flag("--overwrite-files", arguments.overwrite_files,
                "Replace files here that have other contents");
-  app.add_flag("--json", arguments.json,
-               "One line of JSON (with -d on standard output, else on standard error)");
+  app.add_flag("--json", arguments.json, "One line of JSON (with -d on stdout, else on stderr)");
   app.add_flag("-v,--verbose", arguments.verbose, "Say more");
   app.set_version_flag("--version", "rfork-run " RFORK_VERSION);
   app.footer(kExamples);
@@ -187,7 +186,8 @@ int run(const Arguments& arguments) {
     file = try_open(arguments.image, O_RDONLY);
     if (!file) throw Error("open", errno, arguments.image, Failure::bad_image);
   }
-  image::ImageReader reader(file ? file.get() : STDIN_FILENO);
+  image::ImageReader reader(file ? file.get() : STDIN_FILENO,
+                            file ? arguments.image : "standard input");
   loader::Restore restore(reader.metadata(), restore_options(arguments));
   restore.start();
   for (;;) {
