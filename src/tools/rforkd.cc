@@ -44,7 +44,7 @@ void add_options(CLI::App& app, Arguments& arguments) {
       ->envname("RFORK_KEY");
   app.add_option("--make-key", arguments.make_key, "Write a new key to this file, and end");
   app.add_option("--allow-user", arguments.allow_users,
-                 "As root: run children as this user, if they were theirs (may be repeated)")
+                 "As root: run children that were this user's (may be repeated)")
       ->type_name("NAME");
   app.add_flag("--allow-root", arguments.allow_root, "As root: run root's children as root");
   app.add_option("--state", arguments.state,
