@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <new>
 
-// Compiled in: the library's entry points cost a call and a dispatch for each piece.
-#define XXH_INLINE_ALL
+#define XXH_STATIC_LINKING_ONLY  // for XXH3_state_t
 #include <xxhash.h>
+#ifdef __x86_64__
+#include <xxh_x86dispatch.h>  // the same functions, as fast as this processor can
+#endif
 
 namespace rfork::image {
 

@@ -54,7 +54,7 @@ struct TlsState {
   Ssl ssl;
   Bytes outgoing;             ///< ciphertext that has not left
   size_t outgoing_at = 0;     ///< what of it has
-  std::exception_ptr broken;  ///< what the transport threw inside OpenSSL's C code
+  std::exception_ptr broken;  ///< to be thrown: out of OpenSSL's C code, or at the next read
 
   Io push();
   Io blocked(int result, std::string_view operation);
@@ -252,10 +252,25 @@ Io TlsStream::handshake() {
 }
 
 Io TlsStream::read(std::span<std::byte> buffer) {
-  ERR_clear_error();
-  size_t got = 0;
-  const int result = SSL_read_ex(state_->ssl.get(), buffer.data(), buffer.size(), &got);
-  return result == 1 ? Io{Io::State::done, got} : state_->blocked(result, "TLS read");
+  if (state_->broken) std::rethrow_exception(std::exchange(state_->broken, nullptr));
+  size_t filled = 0;
+  do {  // a record a call: all that are here
+    const auto rest = buffer.subspan(filled);
+    size_t got = 0;
+    ERR_clear_error();
+    if (const int result = SSL_read_ex(state_->ssl.get(), rest.data(), rest.size(), &got);
+        result != 1) {
+      if (filled == 0) return state_->blocked(result, "TLS read");
+      try {
+        state_->blocked(result, "TLS read");
+      } catch (...) {
+        state_->broken = std::current_exception();  // for the next read
+      }
+      break;
+    }
+    filled += got;
+  } while (filled < buffer.size() && input_waiting());
+  return {Io::State::done, filled};
 }
 
 Io TlsStream::write(std::span<const std::byte> data) {
