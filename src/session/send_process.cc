@@ -14,7 +14,7 @@ namespace rfork::session {
 
 namespace {
 
-constexpr size_t kChunk = 1u << 20;
+constexpr size_t kChunk = 256u << 10;
 constexpr auto kAskFor = std::chrono::seconds(20);
 constexpr auto kAskEvery = std::chrono::milliseconds(500);
 

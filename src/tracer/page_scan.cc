@@ -114,32 +114,40 @@ std::vector<Range> PageScanner::read_page_map(const Range& range, Want want) con
   return runs;
 }
 
-// Most pages show in their first bytes that they aren't zero, so only these are read of all of
-// them, many pages a call; the few that may be zero are read whole.
+// To look at every page takes as long as to send it. So they are all looked at only where a page of
+// zeros was seen not long ago; elsewhere one of each eight is, at changing places. A page of zeros
+// that is overlooked so is carried like any other: it costs its bytes, and nothing else.
 std::vector<Range> PageScanner::without_zero_pages(const std::vector<Range>& runs) const {
-  constexpr size_t kSample = 64;
-  constexpr size_t kBatch = 512;
-  std::vector<std::byte> samples(kSample * kBatch);
-  std::vector<uint64_t> pages;
-  std::vector<Range> kept;
-  std::array<std::byte, kPage> whole;
-  const auto flush = [&] {
-    const bool sampled = memory_.sample(pages, kSample, samples);
-    for (size_t i = 0; i < pages.size(); ++i) {
-      const bool may_be_zero = !sampled || all_zero(samples.data() + i * kSample, kSample);
-      if (may_be_zero && memory_.try_read(pages[i], whole) && all_zero(whole.data(), kPage))
-        continue;
-      append(kept, {pages[i], pages[i] + kPage});
-    }
-    pages.clear();
+  constexpr uint64_t kBlock = 8;      // pages
+  constexpr uint64_t kCareful = 128;  // blocks
+  std::array<std::byte, kBlock * kPage> bytes;
+  const auto is_zero = [&](uint64_t address) {
+    const std::span page = std::span(bytes).first(kPage);
+    return memory_.try_read(address, page) && all_zero(page.data(), page.size());
   };
+  std::vector<Range> kept;
+  uint64_t careful = kCareful;
+  uint64_t probe = 0;
   for (const Range& run : runs) {
-    for (uint64_t page = run.start; page < run.end; page += kPage) {
-      pages.push_back(page);
-      if (pages.size() == kBatch) flush();
+    uint64_t pages = 0;
+    for (uint64_t at = run.start; at < run.end; at += pages * kPage) {
+      pages = std::min(kBlock, (run.end - at) / kPage);
+      probe += 3;
+      if (careful == 0 && !is_zero(at + probe % pages * kPage)) {
+        append(kept, {at, at + pages * kPage});
+        continue;
+      }
+      if (careful > 0) --careful;
+      const bool readable = memory_.try_read(at, std::span(bytes).first(pages * kPage));
+      for (uint64_t i = 0; i < pages; ++i) {
+        if (readable && all_zero(bytes.data() + i * kPage, kPage)) {
+          careful = kCareful;
+        } else {
+          append(kept, {at + i * kPage, at + (i + 1) * kPage});
+        }
+      }
     }
   }
-  flush();
   return kept;
 }
 

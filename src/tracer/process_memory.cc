@@ -2,12 +2,9 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <climits>
-#include <vector>
 
 #include "base/error.h"
 #include "base/io.h"
@@ -22,19 +19,11 @@ ProcessMemory::ProcessMemory(pid_t pid) : pid_(pid) {
 
 bool ProcessMemory::try_read(uint64_t address, std::span<std::byte> buffer) const {
   while (!buffer.empty()) {
-    iovec local{buffer.data(), buffer.size()};
-    iovec remote{reinterpret_cast<void*>(address), buffer.size()};
-    ssize_t n = ::process_vm_readv(pid_, &local, 1, &remote, 1, 0);
-    if (n <= 0) {
-      // Page by page, so that the fast way is taken again behind a protected range.
-      const size_t to_page_end = 4096 - address % 4096;
-      n = ::pread(mem_.get(), buffer.data(), std::min(buffer.size(), to_page_end),
-                  static_cast<off_t>(address));
-    }
-    if (n <= 0) {
-      if (n == 0) errno = EIO;
-      return false;
-    }
+    const ssize_t n =
+        ::pread(mem_.get(), buffer.data(), buffer.size(), static_cast<off_t>(address));
+    if (n < 0 && errno == EINTR) continue;
+    if (n == 0) errno = EIO;
+    if (n <= 0) return false;
     buffer = buffer.subspan(static_cast<size_t>(n));
     address += static_cast<uint64_t>(n);
   }
@@ -54,25 +43,6 @@ bool ProcessMemory::try_write(uint64_t address, std::span<const std::byte> data)
     if (n <= 0) return false;
     data = data.subspan(static_cast<size_t>(n));
     address += static_cast<uint64_t>(n);
-  }
-  return true;
-}
-
-bool ProcessMemory::sample(std::span<const uint64_t> pages, size_t sample_size,
-                           std::span<std::byte> samples) const {
-  std::vector<iovec> remote;
-  remote.reserve(std::min<size_t>(pages.size(), IOV_MAX));
-  while (!pages.empty()) {
-    const size_t count = std::min<size_t>(pages.size(), IOV_MAX);
-    remote.clear();
-    for (const uint64_t page : pages.first(count)) {
-      remote.push_back({reinterpret_cast<void*>(page), sample_size});
-    }
-    iovec local{samples.data(), count * sample_size};
-    const ssize_t n = ::process_vm_readv(pid_, &local, 1, remote.data(), count, 0);
-    if (n != static_cast<ssize_t>(count * sample_size)) return false;
-    samples = samples.subspan(count * sample_size);
-    pages = pages.subspan(count);
   }
   return true;
 }

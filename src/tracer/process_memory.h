@@ -1,7 +1,9 @@
 // Another process's memory, read and written.
 //
-// process_vm_readv(2) is the fast way; it honours page protections, so what is PROT_NONE or
-// write-only is read through /proc/PID/mem, which a tracer may use whatever the protection says.
+// All of it goes through /proc/PID/mem, which a tracer may use whatever a page's protection says.
+// process_vm_readv(2) is no faster, and it pins the pages that it reads: of a page that a fork
+// still shares, the kernel first makes a copy for the process that is only looked at (since
+// Linux 5.19, "unsharing"), which doubles the memory of a snapshot and takes three times as long.
 #pragma once
 
 #include <sys/types.h>
@@ -25,10 +27,6 @@ class ProcessMemory {
   bool try_read(uint64_t address, std::span<std::byte> buffer) const;
   /// Writes all, read-only pages included (a private copy is made of them). False on failure.
   bool try_write(uint64_t address, std::span<const std::byte> data) const;
-  /// Reads the first bytes of each of `pages` (addresses) into `samples`, sample_size bytes each,
-  /// with few calls. False when any can't be read this way.
-  bool sample(std::span<const uint64_t> pages, size_t sample_size,
-              std::span<std::byte> samples) const;
 
   template <typename T>
   T read_value(uint64_t address) const {
