@@ -2,6 +2,7 @@
 // exists.
 #include <fmt/format.h>
 #include <sys/resource.h>
+#include <sys/sysinfo.h>
 
 #include <algorithm>
 
@@ -110,7 +111,7 @@ void Restore::State::place_hole(AddressSpace& space) {
                         process_.auxv.size() + (1u << 20);
   hole_.plan_size = round_up(kPageSize + max_ops * sizeof(plan::Op) + data);
   hole_.text_size = round_up(stub_image().size());
-  hole_.stacks_size = (threads + 1) * plan::kStackSize;  // one for the exe link's process
+  hole_.stacks_size = (threads + 1) * plan::kStackSize;  // one for processes of its own
   const uint64_t size =
       hole_.plan_size + hole_.text_size + plan::kRingSize + special_size + hole_.stacks_size;
   const auto start = space.place_for_hole(size);
@@ -136,7 +137,7 @@ void Restore::State::make_plan(std::vector<image::Mapping> mappings) {
   helpers_.hand(plan_->file());
   memory_ = std::make_unique<MemoryPlan>(metadata_, std::move(mappings), frames_, *files_);
   memory_->add_mappings(*plan_, handed_);
-  memory_->add_stream(*plan_, handed_);
+  add_stream();
   for (const char* part : {"memory", "process"}) {
     plan_->op(plan::OpKind::await_plan, {}, fmt::format("wait for the plan of the {}", part));
   }
@@ -144,6 +145,22 @@ void Restore::State::make_plan(std::vector<image::Mapping> mappings) {
   for (const auto& [fd, seals] : files_->seals()) handed_(fd);
   if (files_->executable() >= 0) handed_(files_->executable());
   fill_header();
+}
+
+void Restore::State::add_stream() {
+  constexpr uint64_t kWorthwhile = 64u << 20;
+  const bool ahead = metadata_.data_size >= kWorthwhile && ::get_nprocs() > 1;
+  uint64_t populate = 0;
+  if (ahead) {
+    populate = plan_->op(plan::OpKind::populate_ahead, {hole_.stacks + hole_.stacks_size},
+                         "make pages ahead of the stream");
+  }
+  const uint64_t first = plan_->next();
+  memory_->add_stream(*plan_, handed_);
+  if (!ahead) return;
+  plan_->at(populate).arguments[1] = first;
+  plan_->at(populate).arguments[2] = plan_->next() - first;
+  plan_->op(plan::OpKind::await_populated, {}, "wait until all pages are made");
 }
 
 void Restore::State::fill_header() {

@@ -26,7 +26,7 @@ namespace rfork::loader {
 inline constexpr uint64_t kPageSize = 4096;
 
 /// Helper descriptors that the stub knows by their order.
-enum HelperIndex { kControl, kRing, kStub, kPlan };
+enum HelperIndex { kControl, kRing, kStub, kPlan, kFirstOfImage };
 
 /// Page data of the image's vDSO on its way through the stream.
 struct VdsoRun {
@@ -81,6 +81,7 @@ struct Restore::State {
   void make_plan(std::vector<image::Mapping> mappings);
   void expect_vdso();
   void add_frames();
+  void add_stream();
   void fill_header();
   ExeLink exe_link();
   void add_last_steps(const ThreadPlanInput& input);

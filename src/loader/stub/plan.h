@@ -41,7 +41,11 @@ enum class OpKind : uint16_t {
   leave,           // [0] rsp, [1] address of the exit code; does not come back
   as_owner,  // [0] stack end, [1] first operation, [2] operations: walked by a process that shares
              // the memory and owns a user namespace; failure is ignored
-  use_amx,   // makes the kernel give this thread room for AMX tiles
+  populate_ahead,  // [0] stack end, [1] first operation, [2] operations: a process that shares the
+                   // memory makes the pages that they will fill, ahead of the stream; failure is
+                   // ignored
+  await_populated,  // waits for that process's end
+  use_amx,          // makes the kernel give this thread room for AMX tiles
 };
 
 enum class Rule : uint8_t {
@@ -88,7 +92,8 @@ struct Header {
   // Where threads meet.
   volatile uint32_t arrived;
   volatile uint32_t gate;
-  volatile uint32_t leaving;  // threads that have not left the hole; the last one unmaps it
+  volatile uint32_t leaving;   // threads that have not left the hole; the last one unmaps it
+  volatile uint64_t streamed;  // bytes of page data that have been taken
   uint64_t own_pid;
 };
 

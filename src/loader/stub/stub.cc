@@ -38,6 +38,7 @@ struct Walker {
   uint64_t slot_address = 0;
   uint64_t slot_left = 0;
   uint32_t slot = 0;
+  long populating = 0;  ///< pid of the process that populates ahead; not positive: none
 };
 
 [[noreturn]] void end_process() {
@@ -105,6 +106,7 @@ uint64_t take_stream(Walker& walker, uint64_t want, uint64_t* size) {
   }
   *size = want < walker.slot_left ? want : walker.slot_left;
   const uint64_t address = walker.slot_address;
+  __atomic_store_n(&header->streamed, header->streamed + *size, __ATOMIC_RELAXED);
   walker.slot_address += *size;
   walker.slot_left -= *size;
   return address;
@@ -233,6 +235,11 @@ void owner_entry(void* header, uint64_t first, uint64_t count) {
   for (;;) system_call(SYS_exit, 0);
 }
 
+void wait_for_process(long pid) {
+  constexpr uint64_t kWaitAll = 0x40000000;  // __WALL: it has no exit signal
+  if (pid > 0) system_call(SYS_wait4, static_cast<uint64_t>(pid), 0, kWaitAll);
+}
+
 /// What the kernel keeps of the memory (the exe link) can be set by any task that has this memory
 /// and is privileged in its own user namespace. So one is made for the purpose, and ends before the
 /// next operation.
@@ -243,8 +250,42 @@ void walk_as_owner(Header* header, const Op& op) {
   args.stack_size = kStackSize;
   const long pid =
       rfork_stub_clone3(&args, sizeof args, owner_entry, header, op.arguments[1], op.arguments[2]);
-  constexpr uint64_t kWaitAll = 0x40000000;  // __WALL: it has no exit signal
-  if (pid > 0) system_call(SYS_wait4, static_cast<uint64_t>(pid), 0, kWaitAll);
+  wait_for_process(pid);
+}
+
+/// New pages are cleared by whoever touches them first, which takes longer than to copy into them,
+/// and much longer in a virtual machine that has to be given them by its host. A second processor
+/// does it ahead of the copy.
+void populate_entry(void* memory, uint64_t first, uint64_t count) {
+  constexpr uint64_t kLead = 4 * kSlotSize, kStep = 2 * kSlotSize;
+  constexpr uint64_t kSetParentDeathSignal = 1, kSigKill = 9;
+  system_call(SYS_prctl, kSetParentDeathSignal, kSigKill);
+  auto* header = static_cast<Header*>(memory);
+  const Op* ops = reinterpret_cast<const Op*>(header->ops);
+  uint64_t position = 0;
+  for (uint64_t i = first; i < first + count; ++i) {
+    const uint64_t* a = ops[i].arguments;
+    if (ops[i].kind == OpKind::data_to_file) position += a[2];
+    if (ops[i].kind == OpKind::data_skip) position += a[0];
+    if (ops[i].kind != OpKind::data_to_memory) continue;
+    for (uint64_t done = 0; done < a[1];) {
+      const uint64_t size = a[1] - done < kStep ? a[1] - done : kStep;
+      const uint64_t streamed = __atomic_load_n(&header->streamed, __ATOMIC_RELAXED);
+      if (position >= streamed + kLead) populate(a[0] + done, size);
+      done += size;
+      position += size;
+    }
+  }
+  for (;;) system_call(SYS_exit, 0);
+}
+
+long start_populating(Header* header, const Op& op) {
+  clone_args args{};
+  args.flags = CLONE_VM | CLONE_FILES;
+  args.stack = op.arguments[0] - kStackSize;
+  args.stack_size = kStackSize;
+  return rfork_stub_clone3(&args, sizeof args, populate_entry, header, op.arguments[1],
+                           op.arguments[2]);
 }
 
 long open_at(const Op& op) {
@@ -342,6 +383,12 @@ long step(Walker& walker, const Op& op) {
                        header->hole_end - header->hole_start, a[1]);
     case OpKind::as_owner:
       walk_as_owner(header, op);
+      return 0;
+    case OpKind::populate_ahead:
+      walker.populating = start_populating(header, op);
+      return 0;
+    case OpKind::await_populated:
+      wait_for_process(walker.populating);
       return 0;
     case OpKind::use_amx:
       rfork_stub_use_amx();
