@@ -138,12 +138,20 @@ pid_t Restore::wait_pid() const {
   return state_->spawned_ ? state_->spawned_->wait_pid : 0;
 }
 
+int Restore::end_pipe() const {
+  return state_->spawned_ ? state_->spawned_->end_pipe.get() : -1;
+}
+
 ChildEnd Restore::child_end(int wait_status) {
+  return loader::child_end(wait_status, end_pipe());
+}
+
+ChildEnd child_end(int wait_status, int end_pipe) {
   // An init gives its child's own status through a pipe, for an exit code can't tell 137 from
   // SIGKILL.
-  if (state_->spawned_->has_init) {
+  if (end_pipe >= 0) {
     int status = 0;
-    const ssize_t got = ::read(state_->spawned_->end_pipe.get(), &status, sizeof status);
+    const ssize_t got = ::read(end_pipe, &status, sizeof status);
     if (got == sizeof status) wait_status = status;
   }
   if (WIFSIGNALED(wait_status)) return {true, WTERMSIG(wait_status), WCOREDUMP(wait_status) != 0};

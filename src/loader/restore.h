@@ -65,6 +65,10 @@ struct ChildEnd {
   bool core_dumped = false;
 };
 
+/// The child's end, from the status of Restore::wait_pid() that wait(2) gave and
+/// Restore::end_pipe(), or a duplicate of it.
+ChildEnd child_end(int wait_status, int end_pipe);
+
 class Restore {
  public:
   /// Checks the image against this host, opens and creates every file it needs, chooses addresses
@@ -94,6 +98,9 @@ class Restore {
   /// The process to wait for: the child itself, or the init of its pid namespace, which ends as the
   /// child ends (128 + signal when a signal ended the child; see child_end()).
   pid_t wait_pid() const;
+  /// Where the init of a pid namespace tells how its child ended; -1 when the child itself is
+  /// waited for. Borrowed: who waits for longer than this object lives keeps a duplicate.
+  int end_pipe() const;
   /// The child's end, from the status of wait_pid() that wait(2) gave.
   ChildEnd child_end(int wait_status);
   /// The pid that the child sees of itself.

@@ -20,16 +20,17 @@ enum class PacketType : uint8_t {
   authenticated = 1,  ///< the peer has the key; empty
   announce,           ///< Announcement; answered by `registered` or `refused`
   standing,           ///< Standing and a pidfd; answered by `done`
-  may_go,             ///< empty; answered by `done` or `refused`
-  let_go,             ///< empty: the child runs
-  failed,             ///< empty: the child never ran, and has been ended
-  resolve,            ///< MoveQuestion; answered by `resolution`
-  list,               ///< ListQuestion; answered by `children`
-  kill,               ///< KillOrder; answered by `done` or `refused`
-  wait,               ///< ChildQuestion; answered by `child` when it has ended, or `refused`
-  look,               ///< ChildQuestion; answered by `child`, or `refused`
-  remove,             ///< ChildQuestion; answered by `done` or `refused`
-  logs,               ///< ChildQuestion; answered by `child` and the log's descriptor, or `refused`
+  end_pipe,  ///< empty, and loader::Restore::end_pipe(); before `standing`, where there is one
+  may_go,    ///< empty; answered by `done` or `refused`
+  let_go,    ///< empty: the child runs
+  failed,    ///< empty: the child never ran, and has been ended
+  resolve,   ///< MoveQuestion; answered by `resolution`
+  list,      ///< ListQuestion; answered by `children`
+  kill,      ///< KillOrder; answered by `done` or `refused`
+  wait,      ///< ChildQuestion; answered by `child` when it has ended, or `refused`
+  look,      ///< ChildQuestion; answered by `child`, or `refused`
+  remove,    ///< ChildQuestion; answered by `done` or `refused`
+  logs,      ///< ChildQuestion; answered by `child` and the log's descriptor, or `refused`
   // Daemon to worker.
   registered = 64,  ///< ChildInfo and the log's descriptor
   done,             ///< empty

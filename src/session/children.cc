@@ -89,6 +89,7 @@ void Children::end(Child& child, const loader::ChildEnd& how, int64_t now_ns) {
   child.info.end = how;
   child.info.ended_ns = now_ns;
   child.pidfd.reset();
+  child.end_pipe.reset();
 }
 
 std::vector<Child> Children::take_excess() {

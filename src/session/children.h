@@ -31,9 +31,10 @@ using WorkerId = uint64_t;
 struct Child {
   uint64_t number = 0;  ///< info.id as a number
   ChildInfo info;
-  WorkerId worker = 0;    ///< that restores it; meaningless once it runs
-  pid_t wait_pid = 0;     ///< to be waited for: the child, or the init of its pid namespace
-  UniqueFd pidfd;         ///< of the child itself
+  WorkerId worker = 0;  ///< that restores it; meaningless once it runs
+  pid_t wait_pid = 0;   ///< to be waited for: the child, or the init of its pid namespace
+  UniqueFd pidfd;       ///< of the child itself
+  UniqueFd end_pipe;  ///< where that init tells how the child ended; empty: the child is waited for
   std::string log_path;   ///< empty: the log has no name
   UniqueFd log;           ///< kept open only when it has no name
   bool aborting = false;  ///< its end is decided

@@ -28,9 +28,9 @@ Packet DaemonLine::ask(PacketType question, std::span<const std::byte> body, Pac
   return std::move(*answer);
 }
 
-void DaemonLine::tell(PacketType type, std::span<const std::byte> body) {
+void DaemonLine::tell(PacketType type, std::span<const std::byte> body, int descriptor) {
   try {
-    channel_.send(type, body);
+    channel_.send(type, body, descriptor);
   } catch (const ChannelClosed&) {
     why_ = kDaemonEnded;
     throw_aborted();

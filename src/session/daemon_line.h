@@ -16,7 +16,7 @@ class DaemonLine {
   Packet ask(PacketType question, std::span<const std::byte> body, PacketType expected,
              int descriptor = -1);
   /// Tells, and waits for nothing. Throws as ask().
-  void tell(PacketType type, std::span<const std::byte> body = {});
+  void tell(PacketType type, std::span<const std::byte> body = {}, int descriptor = -1);
   /// The answer to what was told, if it came within `timeout`. Throws as ask().
   std::optional<Packet> hear(PacketType expected, std::chrono::milliseconds timeout);
 

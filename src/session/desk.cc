@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -43,18 +42,6 @@ ChildInfo current(const Child& child) {
 
 }  // namespace
 
-loader::ChildEnd child_end(int wait_status, bool of_init) {
-  loader::ChildEnd end;
-  if (WIFSIGNALED(wait_status)) {
-    end = {true, WTERMSIG(wait_status), WCOREDUMP(wait_status)};
-  } else if (of_init && WEXITSTATUS(wait_status) > 128) {
-    end = {true, WEXITSTATUS(wait_status) - 128, false};
-  } else {
-    end = {false, WEXITSTATUS(wait_status), false};
-  }
-  return end;
-}
-
 Desk::Desk(LogStore logs, size_t max_ended, Send send)
     : logs_(std::move(logs)), children_(max_ended), send_(std::move(send)) {}
 
@@ -72,6 +59,8 @@ void Desk::dispatch(WorkerId worker, Packet& packet) {
       return announce(worker, packet);
     case PacketType::standing:
       return stand(worker, packet);
+    case PacketType::end_pipe:
+      return take_end_pipe(worker, packet);
     case PacketType::may_go:
       return grant(worker);
     case PacketType::let_go:
@@ -126,6 +115,14 @@ void Desk::stand(WorkerId worker, Packet& packet) {
   child->info.inner_pid = standing.inner_pid;
   child->info.state = ChildState::ready;
   send_(worker, PacketType::done, {}, -1);
+}
+
+void Desk::take_end_pipe(WorkerId worker, Packet& packet) {
+  Child* const child = children_.of_worker(worker);
+  if (child == nullptr || !packet.descriptor) return;
+  // It is read only when its writer has ended, but this process must never wait.
+  if (fcntl(packet.descriptor.get(), F_SETFL, O_NONBLOCK) != 0) throw_errno("fcntl(O_NONBLOCK)");
+  child->end_pipe = std::move(packet.descriptor);
 }
 
 void Desk::grant(WorkerId worker) {
@@ -246,8 +243,7 @@ void Desk::give_up(WorkerId worker) {
 void Desk::reaped(pid_t pid, int wait_status) {
   Child* const child = children_.by_wait_pid(pid);
   if (child == nullptr || child->info.state != ChildState::running) return;
-  const bool of_init = child->wait_pid != child->info.pid;
-  const loader::ChildEnd end = child_end(wait_status, of_init);
+  const loader::ChildEnd end = loader::child_end(wait_status, child->end_pipe.get());
   spdlog::info("child {} ended: {}", child->info.id, describe(end));
   children_.end(*child, end, clock_ns(CLOCK_REALTIME));
   answer_waits(*child);

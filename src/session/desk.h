@@ -41,6 +41,7 @@ class Desk {
   void dispatch(WorkerId worker, Packet& packet);
   void announce(WorkerId worker, const Packet& packet);
   void stand(WorkerId worker, Packet& packet);
+  void take_end_pipe(WorkerId worker, Packet& packet);
   void grant(WorkerId worker);
   void let_go(WorkerId worker);
   void give_up(WorkerId worker);
@@ -64,9 +65,5 @@ class Desk {
   std::vector<Waiting> resolves_;  ///< until a grant is through
   std::vector<Waiting> waits_;     ///< until a child ends
 };
-
-/// How the child ended, from the status of the process that stood for it. An init of a pid
-/// namespace ends with 128 + signal when a signal ended its child.
-loader::ChildEnd child_end(int wait_status, bool of_init);
 
 }  // namespace rfork::session

@@ -171,6 +171,9 @@ void Reception::stand_ready() {
   pid_ = restore_->wait_ready();
   const UniqueFd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
   if (!pidfd) throw_errno("pidfd_open", std::to_string(pid_));
+  if (restore_->end_pipe() >= 0) {
+    worker_.line.tell(PacketType::end_pipe, {}, restore_->end_pipe());
+  }
   const Standing standing{pid_, restore_->wait_pid(), restore_->inner_pid()};
   worker_.line.ask(PacketType::standing, encode(standing), PacketType::done, pidfd.get());
   say(FrameType::ready, encode(Ready{pid_, restore_->warnings()}), "READY to be taken");

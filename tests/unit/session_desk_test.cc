@@ -280,12 +280,25 @@ TEST_CASE("what a worker may not say is refused, and nothing else happens") {
   f.desk.reaped(1, 0);
 }
 
-TEST_CASE("an end is read from the status of the process that stood for the child") {
-  CHECK(child_end(3 << 8, false).code == 3);
-  CHECK_FALSE(child_end(3 << 8, true).signalled);
-  CHECK(child_end(SIGSEGV | 0x80, false).core_dumped);
-  CHECK(child_end((128 + SIGTERM) << 8, true).signalled);
-  CHECK(child_end((128 + SIGTERM) << 8, true).code == SIGTERM);
-  CHECK_FALSE(child_end((128 + SIGTERM) << 8, false).signalled);
+TEST_CASE("a child's end is told by the pipe of its namespace's init, where it has one") {
+  Fixture f;
+  const bool with_pipe = GENERATE(false, true);
+  const std::string id = f.announce(1, kMove);
+  int ends[2];
+  REQUIRE(::pipe(ends) == 0);
+  UniqueFd reader(ends[0]);
+  const UniqueFd writer(ends[1]);
+  if (with_pipe) f.desk.handle(1, {PacketType::end_pipe, {}, std::move(reader)});
+  const pid_t pid = f.stand(1);
+  f.tell(1, PacketType::may_go);
+  (void)f.take();
+  f.tell(1, PacketType::let_go);
+  const int of_child = 200 << 8;  // exit(200), which as an init's exit status could be a signal
+  REQUIRE(::write(writer.get(), &of_child, sizeof of_child) == sizeof of_child);
+  f.desk.reaped(pid, 3 << 8);
+  f.tell(2, PacketType::look, ChildQuestion{id});
+  const auto info = decode<ChildInfo>(f.take().body);
+  CHECK_FALSE(info.end.signalled);
+  CHECK(info.end.code == (with_pipe ? 200 : 3));
   CHECK(exit_code({true, SIGKILL, false}) == 137);
 }
