@@ -1,12 +1,17 @@
 #include "base/io.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <climits>
+#include <memory>
+#include <string_view>
 
 #include "base/error.h"
 
@@ -84,6 +89,20 @@ std::optional<std::string> try_read_link(const std::string& path) {
   const ssize_t n = ::readlink(path.c_str(), buffer, sizeof buffer);
   if (n < 0) return std::nullopt;
   return std::string(buffer, static_cast<size_t>(n));
+}
+
+std::optional<std::vector<int>> try_list_numbers(const std::string& directory) {
+  const std::unique_ptr<DIR, int (*)(DIR*)> open(::opendir(directory.c_str()), ::closedir);
+  if (!open) return std::nullopt;
+  std::vector<int> numbers;
+  while (const dirent* entry = ::readdir(open.get())) {
+    const std::string_view name = entry->d_name;
+    int number = 0;
+    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
+    if (error == std::errc() && end == name.data() + name.size()) numbers.push_back(number);
+  }
+  std::ranges::sort(numbers);
+  return numbers;
 }
 
 UniqueFd make_memfd(const std::string& name, unsigned flags) {

@@ -37,6 +37,9 @@ std::string read_file(const std::string& path);
 std::optional<std::string> try_read_file_at(int directory, const std::string& path);
 /// readlink(2); nullopt with errno set on failure.
 std::optional<std::string> try_read_link(const std::string& path);
+/// The entries of a directory that are numbers (/proc, task, fd), in order; nullopt with errno set
+/// on failure.
+std::optional<std::vector<int>> try_list_numbers(const std::string& directory);
 /// An anonymous file in memory that is close-on-exec.
 UniqueFd make_memfd(const std::string& name, unsigned flags = 0);
 /// A connected pair of SOCK_SEQPACKET sockets, close-on-exec.

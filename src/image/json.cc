@@ -18,6 +18,7 @@ constexpr size_t kMaxDepth = 16;
 constexpr std::array kObjectKinds{"shared_anonymous", "memfd", "deleted_file", "file",
                                   "file_pages"};
 constexpr std::array kDescriptionKinds{"regular", "directory", "device", "contents", "stdio"};
+constexpr std::array kLockKinds{"posix", "description", "flock"};
 constexpr std::array kMappingKinds{"anonymous", "file", "object", "vdso", "vvar"};
 constexpr std::array kTargets{"memory", "object"};
 
@@ -26,6 +27,9 @@ constexpr const auto& words_of(Object::Kind) {
 }
 constexpr const auto& words_of(Description::Kind) {
   return kDescriptionKinds;
+}
+constexpr const auto& words_of(FileLock::Kind) {
+  return kLockKinds;
 }
 constexpr const auto& words_of(Mapping::Kind) {
   return kMappingKinds;
@@ -89,6 +93,7 @@ struct Writer {
   void operator()(const char* name, const T& value) {
     out[name] = encode(value);
   }
+  void later(const char* name, const auto& value) { (*this)(name, value); }
 };
 
 template <typename T>
@@ -226,6 +231,9 @@ struct Reader {
     if (found == in.end()) throw FieldError(name, "is missing");
     decode_field(*found, name, value);
   }
+  void later(const char* name, auto& value) {
+    if (in.contains(name)) (*this)(name, value);
+  }
 };
 
 template <typename T>
@@ -290,6 +298,9 @@ const char* name_of(Object::Kind kind) {
   return word_of(kind);
 }
 const char* name_of(Description::Kind kind) {
+  return word_of(kind);
+}
+const char* name_of(FileLock::Kind kind) {
   return word_of(kind);
 }
 const char* name_of(Mapping::Kind kind) {

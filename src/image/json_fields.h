@@ -2,6 +2,7 @@
 // lists, so a field can't be written and not read.
 //
 // visit_fields(visit, value) calls visit(name, field) for each; `value` is const for writing.
+// visit.later() is for a field that images of older programs lack: it then keeps its default.
 #pragma once
 
 #include <concepts>
@@ -64,6 +65,13 @@ void visit_fields(auto& visit, Is<Object> auto& x) {
   visit("file", x.file);
 }
 
+void visit_fields(auto& visit, Is<FileLock> auto& x) {
+  visit("kind", x.kind);
+  visit("exclusive", x.exclusive);
+  visit("start", x.start);
+  visit("size", x.size);
+}
+
 void visit_fields(auto& visit, Is<Description> auto& x) {
   visit("id", x.id);
   visit("kind", x.kind);
@@ -72,6 +80,7 @@ void visit_fields(auto& visit, Is<Description> auto& x) {
   visit("offset", x.offset);
   visit("file", x.file);
   visit("object", x.object);
+  visit.later("locks", x.locks);
 }
 
 void visit_fields(auto& visit, Is<Descriptor> auto& x) {

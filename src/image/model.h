@@ -79,6 +79,19 @@ struct Object {
   std::optional<uint32_t> file;
 };
 
+/// An advisory lock on a file: fcntl_locking(2), flock(2).
+struct FileLock {
+  enum class Kind : uint8_t {
+    posix,        ///< F_SETLK: the process's, through whatever description it was made
+    description,  ///< F_OFD_SETLK
+    flock,        ///< the description's, on the whole file
+  };
+  Kind kind = Kind::posix;
+  bool exclusive = false;  ///< F_WRLCK, LOCK_EX
+  uint64_t start = 0;      ///< first byte
+  uint64_t size = 0;       ///< bytes; 0: as far as the file may grow
+};
+
 /// An open file description: what several descriptors may share.
 struct Description {
   enum class Kind : uint8_t {
@@ -97,6 +110,7 @@ struct Description {
   int64_t offset = 0;
   std::optional<uint32_t> file;
   std::optional<uint32_t> object;
+  std::vector<FileLock> locks;
 };
 
 struct Descriptor {

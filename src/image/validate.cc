@@ -78,6 +78,10 @@ void validate_description(const Description& description, const KnownIds& known)
           "description {} names an unknown file", description.id);
   require(!description.object || KnownIds::has(known.objects, *description.object), kNote,
           "description {} names an unknown object", description.id);
+  for (const FileLock& lock : description.locks) {
+    require(lock.start <= INT64_MAX && lock.size <= INT64_MAX - lock.start, kNote,
+            "description {} has a wrong lock at {:#x}", description.id, lock.start);
+  }
   require(description.offset >= 0, kNote, "description {} has the offset {}", description.id,
           description.offset);
 }

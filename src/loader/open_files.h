@@ -32,6 +32,14 @@ class OpenFiles {
   /// the child's own user.
   void add_opened_by_child(PlanWriter& plan) const;
 
+  enum class Locks {
+    free,         ///< those that can be had at once: before READY
+    of_original,  ///< those that the frozen original holds until it ends: waited for, after GO
+  };
+  /// Takes file locks, when all descriptors are in place and no other will be closed.
+  void add_locks(PlanWriter& plan, Locks which) const;
+  bool waits_for_locks() const;
+
  private:
   struct Opened {
     UniqueFd own;
@@ -39,12 +47,14 @@ class OpenFiles {
     std::string child_path;  ///< opened by the child instead
     int flags = 0;
     int64_t offset = 0;
+    std::map<Locks, std::vector<image::FileLock>> locks;
   };
 
   Opened open_one(const image::Description& description);
   Opened open_stdio(const image::Description& description);
   Opened check_device(const image::Description& description);
   Opened check_directory(const image::Description& description);
+  void sort_locks(const image::Description& description, Opened& opened);
 
   const image::Snapshot& snapshot_;
   const image::Process& process_;

@@ -82,7 +82,7 @@ Restore::State::~State() {
 /// Only so that who looks at the child afterwards sees no trace of the restore: nothing depends on
 /// it.
 void Restore::State::await_leaving() {
-  if (process_.stop_signal != 0) return;
+  if (process_.stop_signal != 0 || open_files_->waits_for_locks()) return;
   constexpr auto kPatience = std::chrono::milliseconds(50);
   const auto until = std::chrono::steady_clock::now() + kPatience;
   const volatile uint32_t& leaving = plan_->header().leaving;

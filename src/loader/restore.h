@@ -54,6 +54,11 @@ struct Options {
   std::map<uint32_t, int> agreed_files;
   /// A named file that exists here with other contents than the image's is replaced; else refused.
   bool overwrite_files = false;
+  /// The original of a move stands frozen until go() has returned: file locks that it holds are
+  /// free only then.
+  bool original_waits = false;
+  /// Goes on without the locks that others hold here.
+  bool drop_locks = false;
   /// How long the stub may take for one step before it is given up.
   std::chrono::milliseconds step_timeout{60'000};
 };

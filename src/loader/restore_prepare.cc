@@ -1,5 +1,6 @@
 // The first half of a restore: everything that can be checked, opened and planned before a process
 // exists.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
 #include <sys/sysinfo.h>
@@ -102,13 +103,17 @@ void Restore::State::place_hole(AddressSpace& space) {
   for (const ThreadFrame& frame : frames_.threads) frame_bytes += frame.frame.bytes.size() + 4096;
   for (const auto& patch : process_.patches) patch_bytes += patch.bytes.size() + 8;
   for (const SpecialMapping& special : kernel_.layout) special_size += special.size;
+  uint64_t locks = 0;
+  for (const image::Description& description : snapshot_.descriptions) {
+    locks += description.locks.size();
+  }
   const uint64_t threads = process_.threads.size();
   const uint64_t max_ops = metadata_.runs.size() * 2 + process_.mappings.size() * 14 +
                            threads * 160 + process_.descriptors.size() * 4 +
-                           process_.patches.size() + snapshot_.objects.size() * 8 + 1024;
+                           process_.patches.size() + snapshot_.objects.size() * 8 + locks + 1024;
   const uint64_t data = frame_bytes + patch_bytes + threads * 65536 +
                         process_.mappings.size() * 512 + process_.descriptors.size() * 4200 +
-                        process_.auxv.size() + (1u << 20);
+                        process_.auxv.size() + locks * sizeof(struct flock) + (1u << 20);
   hole_.plan_size = round_up(kPageSize + max_ops * sizeof(plan::Op) + data);
   hole_.text_size = round_up(stub_image().size());
   hole_.stacks_size = (threads + 1) * plan::kStackSize;  // one for processes of its own

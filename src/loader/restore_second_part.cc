@@ -97,10 +97,16 @@ void Restore::State::add_last_steps(const ThreadPlanInput& input) {
   open_files_->add_opened_by_child(*plan_);
   plan_->op(OpKind::gather_threads, {process_.threads.size() - 1}, "wait for the threads");
   add_dumpable(*plan_, process_);
+  // A POSIX lock is lost when any descriptor of its file is closed.
+  plan_->call(SYS_close_range,
+              {static_cast<uint64_t>(helpers_.base + kFirstOfImage), UINT32_MAX, 0},
+              "close the restore's descriptors");
+  open_files_->add_locks(*plan_, OpenFiles::Locks::free);
   plan_->op(OpKind::ready, {}, "wait to be let go");
   add_timers(*plan_, process_);
   plan_->call(SYS_close_range, {static_cast<uint64_t>(helpers_.base), UINT32_MAX, 0},
-              "close the restore's descriptors");
+              "close the restore's own descriptors");
+  open_files_->add_locks(*plan_, OpenFiles::Locks::of_original);
   if (process_.stop_signal != 0) {
     const uint64_t index = plan_->call(SYS_kill, {0, SIGSTOP}, "stop");
     plan_->at(index).own_pid = 1u << 0;

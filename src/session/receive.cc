@@ -137,6 +137,7 @@ void Reception::prepare() {
   options.pid_mode = offer_.pid_mode;
   options.ignore_cpu = offer_.ignore_cpu;
   options.overwrite_files = offer_.overwrite_files;
+  options.original_waits = offer_.move;
   options.stdio_output = options.stdio_error = log_.get();
   // Who may be root there may have root's groups and capabilities of the image too; anybody else
   // gets what this host gives that user.

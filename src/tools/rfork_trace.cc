@@ -28,7 +28,8 @@ struct Arguments {
   std::string key;
   std::string pid_mode = "auto";
   std::vector<int> drop_fds;
-  bool move = false, drop_timers = false, thin = false;
+  bool move = false, thin = false;
+  bool drop_locks = false, drop_timers = false, leave_children = false;
   bool ignore_cpu = false, overwrite_files = false;
   bool json = false, verbose = false;
 };
@@ -56,7 +57,10 @@ void add_options(CLI::App& app, Arguments& arguments) {
   app.add_option("--drop-fd", arguments.drop_fds, "Go on without descriptor N (may be repeated)")
       ->type_name("N")
       ->allow_extra_args(false);
+  app.add_flag("--drop-locks", arguments.drop_locks, "Go on without file locks and leases");
   app.add_flag("--drop-timers", arguments.drop_timers, "Go on without POSIX timers");
+  app.add_flag("--leave-children", arguments.leave_children,
+               "Go on without the process's children");
   app.add_flag("--thin", arguments.thin,
                "Leave out what named files hold; the destination must have them");
   app.add_flag("--ignore-cpu", arguments.ignore_cpu, "Accept a CPU that lacks what this one has");
@@ -99,7 +103,9 @@ tracer::Options capture_options(const Arguments& arguments) {
   options.move = arguments.move;
   options.drop_fds = {arguments.drop_fds.begin(), arguments.drop_fds.end()};
   options.thin = arguments.thin;
+  options.drop_locks = arguments.drop_locks;
   options.drop_timers = arguments.drop_timers;
+  options.leave_children = arguments.leave_children;
   options.interrupted = [] { return interrupted_by_signal.load(); };
   return options;
 }

@@ -173,8 +173,10 @@ void Capture::State::take_stock(const std::vector<MapsLine>& maps,
   input.smaps = from_copy ? examination.inventory->smaps
                           : parse_smaps(read_file(fmt::format("/proc/{}/smaps", pid)));
   input.drop_fds = options.drop_fds;
+  input.drop_locks = options.drop_locks;
   input.earlier = examination.inventory.get();
   inventory = take_inventory(input);
+  if (!options.leave_children) find_children(pid, inventory.obstacles);
   if (!inventory.obstacles.empty()) throw Refusal(Failure::cannot_carry, inventory.obstacles);
   add_file_objects(inventory, pid, {options.thin, present});
   pieces = pieces_that_no_fork_copies(inventory, original, examination.not_forked);

@@ -22,10 +22,12 @@
 namespace rfork::tracer {
 
 struct Options {
-  bool move = false;         ///< the original stays frozen until end_original() or release()
-  std::set<int> drop_fds;    ///< descriptors whose loss is accepted: the child finds them closed
-  bool thin = false;         ///< clean pages and contents of named files are left out
-  bool drop_timers = false;  ///< accepts the loss of POSIX timers
+  bool move = false;            ///< the original stays frozen until end_original() or release()
+  std::set<int> drop_fds;       ///< descriptors whose loss is accepted: the child finds them closed
+  bool thin = false;            ///< clean pages and contents of named files are left out
+  bool drop_timers = false;     ///< accepts the loss of POSIX timers
+  bool drop_locks = false;      ///< accepts the loss of file locks and leases
+  bool leave_children = false;  ///< accepts that the child has none of the process's children
   /// Checked between steps and chunks; true makes the capture let go and throw
   /// Refusal(interrupted).
   std::function<bool()> interrupted = [] { return false; };

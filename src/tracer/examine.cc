@@ -1,11 +1,9 @@
-#include <dirent.h>
 #include <elf.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <memory>
 
 #include "base/io.h"
 #include "tracer/capture.h"
@@ -74,11 +72,10 @@ void refuse_what_may_not_be_read(pid_t pid) {
 std::vector<int32_t> inner_tids(pid_t pid) {
   std::vector<int32_t> tids;
   const std::string path = fmt::format("/proc/{}/task", pid);
-  std::unique_ptr<DIR, int (*)(DIR*)> directory(::opendir(path.c_str()), ::closedir);
-  if (!directory) throw ProcessGone(pid);
-  while (const dirent* entry = ::readdir(directory.get())) {
-    if (entry->d_name[0] == '.') continue;
-    const auto text = try_read_file_at(AT_FDCWD, fmt::format("{}/{}/status", path, entry->d_name));
+  const auto threads = try_list_numbers(path);
+  if (!threads) throw ProcessGone(pid);
+  for (const pid_t tid : *threads) {
+    const auto text = try_read_file_at(AT_FDCWD, fmt::format("{}/{}/status", path, tid));
     if (!text) continue;
     const std::string ids = parse_status(*text).at("NSpid");
     tids.push_back(std::stoi(ids.substr(ids.find_last_of('\t') + 1)));
@@ -99,9 +96,11 @@ Examination examine(pid_t pid, const Options& options) {
   input.smaps = parse_smaps(read_file(directory + "smaps"));
   input.maps = parse_maps(read_file(directory + "maps"));
   input.drop_fds = options.drop_fds;
+  input.drop_locks = options.drop_locks;
   auto inventory = std::make_shared<Inventory>(take_inventory(input));
 
   find_process_obstacles(pid, options.drop_timers, inventory->obstacles);
+  if (!options.leave_children) find_children(pid, inventory->obstacles);
   if (!inventory->obstacles.empty()) throw Refusal(Failure::cannot_carry, inventory->obstacles);
 
   Examination result;

@@ -49,6 +49,7 @@ struct InventoryInput {
   std::vector<MapsLine> maps;
   std::vector<SmapsEntry> smaps;  ///< of the same ranges; a mapping without its entry has no flags
   std::set<int> drop_fds;
+  bool drop_locks = false;
   const Inventory* earlier = nullptr;  ///< digests are taken from there
 };
 

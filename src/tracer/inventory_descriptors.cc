@@ -1,4 +1,3 @@
-#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/kcmp.h>
@@ -10,7 +9,7 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <memory>
+#include <variant>
 
 #include "base/io.h"
 #include "tracer/inventory.h"
@@ -30,18 +29,14 @@ struct OpenFd {
   int64_t offset = 0;
   int32_t flags = 0;
   bool close_on_exec = false;
+  std::vector<std::variant<image::FileLock, std::string>> locks;
 };
 
 std::vector<int> list_fds(pid_t pid) {
   const std::string path = fmt::format("/proc/{}/fd", pid);
-  std::unique_ptr<DIR, int (*)(DIR*)> directory(::opendir(path.c_str()), ::closedir);
-  if (!directory) throw_errno("open", path);
-  std::vector<int> fds;
-  while (const dirent* entry = ::readdir(directory.get())) {
-    if (entry->d_name[0] != '.') fds.push_back(std::atoi(entry->d_name));
-  }
-  std::sort(fds.begin(), fds.end());
-  return fds;
+  auto fds = try_list_numbers(path);
+  if (!fds) throw_errno("open", path);
+  return *std::move(fds);
 }
 
 std::optional<OpenFd> look_at(pid_t pid, int fd) {
@@ -59,6 +54,7 @@ std::optional<OpenFd> look_at(pid_t pid, int fd) {
   }
   open.offset = std::strtoll(value_of(*info, "pos").value_or("0").c_str(), nullptr, 10);
   const auto flags = std::strtol(value_of(*info, "flags").value_or("0").c_str(), nullptr, 8);
+  open.locks = parse_locks(*info);
   open.close_on_exec = (flags & O_CLOEXEC) != 0;
   open.flags = static_cast<int32_t>(flags & ~O_CLOEXEC);
   return open;
@@ -179,6 +175,20 @@ bool describe(Inventory& inventory, const InventoryInput& input, const OpenFd& o
   return false;
 }
 
+// Leases and the like ask who opens the file, so they can't be taken again by opening it.
+void add_locks(Inventory& inventory, const OpenFd& open, Description& description) {
+  for (const auto& lock : open.locks) {
+    if (const auto* carried = std::get_if<image::FileLock>(&lock)) {
+      description.locks.push_back(*carried);
+      continue;
+    }
+    inventory.obstacles.push_back(
+        {fmt::format("descriptor {} holds a lock of the kind {} on {}, which can't be carried",
+                     open.fd, std::get<std::string>(lock), open.path),
+         "--drop-locks goes on without it"});
+  }
+}
+
 }  // namespace
 
 void add_descriptors(Inventory& inventory, const InventoryInput& input) {
@@ -205,6 +215,7 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
     Description description;
     description.id = static_cast<uint32_t>(inventory.descriptions.size() + 1);
     if (!describe(inventory, input, *open, on_stdio, description)) continue;
+    if (!input.drop_locks) add_locks(inventory, *open, description);
     descriptor.description = description.id;
     inventory.descriptions.push_back(description);
     inventory.descriptors.push_back(descriptor);

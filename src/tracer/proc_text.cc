@@ -190,6 +190,28 @@ std::array<image::Limit, 16> parse_limits(std::string_view text) {
   return limits;
 }
 
+std::vector<std::variant<image::FileLock, std::string>> parse_locks(std::string_view fdinfo) {
+  using Kind = image::FileLock::Kind;
+  constexpr std::pair<std::string_view, Kind> kKinds[] = {
+      {"POSIX", Kind::posix}, {"OFDLCK", Kind::description}, {"FLOCK", Kind::flock}};
+  std::vector<std::variant<image::FileLock, std::string>> locks;
+  for (std::string_view line : split(fdinfo, '\n')) {
+    if (trim(take(line, ':')) != "lock") continue;
+    // 1: POSIX  ADVISORY  WRITE 4242 00:1f:5678 0 EOF
+    const auto words = split(line, ' ');
+    if (words.size() < 8) throw std::invalid_argument(std::string(line));
+    const auto kind = std::ranges::find(kKinds, words[1], [](const auto& k) { return k.first; });
+    if (kind == std::end(kKinds)) {
+      locks.emplace_back(std::string(words[1]));
+      continue;
+    }
+    image::FileLock lock{kind->second, words[3] == "WRITE", number(words[6], 10), 0};
+    if (words[7] != "EOF") lock.size = number(words[7], 10) - lock.start + 1;
+    locks.emplace_back(lock);
+  }
+  return locks;
+}
+
 std::optional<std::string> value_of(std::string_view text, std::string_view key) {
   for (std::string_view line : split(text, '\n')) {
     const std::string_view name = trim(take(line, ':'));

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "base/range.h"
@@ -47,6 +48,10 @@ std::vector<std::string> parse_stat_fields(std::string_view text);
 
 /// /proc/PID/limits by RLIMIT_*. Throws std::invalid_argument when one of the 16 is missing.
 std::array<image::Limit, 16> parse_limits(std::string_view text);
+
+/// The locks of a /proc/PID/fdinfo/FD text. What is no image::FileLock (a lease) gives its name
+/// instead.
+std::vector<std::variant<image::FileLock, std::string>> parse_locks(std::string_view fdinfo);
 
 /// A value of a text of `key: value` or `key : value` lines (fdinfo, sched); nullopt when there is
 /// none.

@@ -119,6 +119,63 @@ void find_process_obstacles(pid_t pid, bool drop_timers, std::vector<Reason>& ob
   }
 }
 
+namespace {
+
+struct Kin {
+  pid_t pid = 0, parent = 0;
+  std::string name;
+  bool zombie = false;
+  int end_signal = 0;
+};
+
+std::optional<Kin> look_at(pid_t pid) {
+  const auto text = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/stat", pid));
+  if (!text) return std::nullopt;
+  const auto stat = parse_stat_fields(*text);
+  const size_t open = text->find('('), close = text->rfind(')');
+  return Kin{pid, std::stoi(stat.at(4 - 3)), text->substr(open + 1, close - open - 1),
+             stat.at(3 - 3) == "Z", std::stoi(stat.at(38 - 3))};
+}
+
+std::vector<pid_t> list_children(pid_t pid) {
+  std::vector<pid_t> children;
+  for (const pid_t tid :
+       try_list_numbers(fmt::format("/proc/{}/task", pid)).value_or(std::vector<int>())) {
+    const auto list =
+        try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/task/{}/children", pid, tid));
+    for (const std::string_view word : split(list.value_or(""), ' ')) {
+      children.push_back(std::stoi(std::string(word)));
+    }
+  }
+  return children;
+}
+
+}  // namespace
+
+void find_children(pid_t pid, std::vector<Reason>& obstacles) {
+  // Without CONFIG_PROC_CHILDREN every process must be asked for its parent.
+  const bool listed = ::access(fmt::format("/proc/{0}/task/{0}/children", pid).c_str(), R_OK) == 0;
+  const auto candidates =
+      listed ? list_children(pid) : try_list_numbers("/proc").value_or(std::vector<int>());
+  constexpr size_t kNamed = 3;
+  size_t count = 0;
+  std::string names;
+  for (const pid_t candidate : candidates) {
+    const auto child = look_at(candidate);
+    if (!child || child->parent != pid) continue;
+    // Nobody can wait for it by chance: so looks a forked copy that a killed tracer left behind.
+    if (child->zombie && child->end_signal == 0) continue;
+    if (++count <= kNamed) names += fmt::format(" {} ({})", child->pid, child->name);
+  }
+  if (count == 0) return;
+  obstacles.push_back(
+      {fmt::format("process {} has {}:{}{}", pid,
+                   count == 1 ? "a child, which doesn't come along"
+                              : fmt::format("{} children, which don't come along", count),
+                   names, count > kNamed ? " …" : ""),
+       "--leave-children goes on without, and it finds none to wait for"});
+}
+
 image::Process read_process(pid_t pid) {
   const std::string directory = fmt::format("/proc/{}/", pid);
   const Status status = parse_status(read_file(directory + "status"));

@@ -18,6 +18,9 @@ namespace rfork::tracer {
 /// seccomp filter, POSIX timers (unless `drop_timers`), shadow stacks.
 void find_process_obstacles(pid_t pid, bool drop_timers, std::vector<Reason>& obstacles);
 
+/// Adds a reason that names the children of `pid`, if it has any: it could not wait for them.
+void find_children(pid_t pid, std::vector<Reason>& obstacles);
+
 /// Everything that /proc tells: all of image::Process but threads, mappings, descriptors and what
 /// needs injected calls.
 image::Process read_process(pid_t pid);

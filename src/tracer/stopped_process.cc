@@ -1,6 +1,5 @@
 #include "tracer/stopped_process.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/ptrace.h>
@@ -27,14 +26,9 @@ constexpr std::chrono::milliseconds kStopTimeout{5000};
 constexpr int kLeaveTries = 1000;
 
 std::vector<pid_t> list_threads(pid_t pid) {
-  std::unique_ptr<DIR, int (*)(DIR*)> directory(
-      ::opendir(fmt::format("/proc/{}/task", pid).c_str()), ::closedir);
-  if (!directory) throw ProcessGone(pid);
-  std::vector<pid_t> tids;
-  while (const dirent* entry = ::readdir(directory.get())) {
-    if (entry->d_name[0] != '.') tids.push_back(std::atoi(entry->d_name));
-  }
-  return tids;
+  auto tids = try_list_numbers(fmt::format("/proc/{}/task", pid));
+  if (!tids) throw ProcessGone(pid);
+  return *std::move(tids);
 }
 
 }  // namespace

@@ -181,14 +181,19 @@ def no_descriptor(world):
 
 
 def objects(world):
-    """Kernel objects without a descriptor."""
-    for kind, text in (("posix-timer", "timer"), ("sysv-shm", "SysV")):
+    """What has no descriptor, or is behind one: refused by name, with the option that accepts its loss, if there is one."""
+    for kind, text, option in (("posix-timer", "timer", "--drop-timers"), ("sysv-shm", "SysV", None),
+                               ("lease", "lease", "--drop-locks"), ("child", "(holds)", "--leave-children")):
         folder = world.folder / kind
         folder.mkdir()
         target = hold(world, folder, kind)
-        said = world.trace(target.real_pid, "-o", world.folder / "image.rfork")
+        image = world.folder / "image.rfork"
+        said = world.trace(target.real_pid, "-o", image)
         expect(said.code == CANNOT_CARRY and text.lower() in said.err.lower(), f"{kind}: {said}")
         expect(status(target.real_pid, "State") in "SR", "it is stopped")
+        if option:
+            expect(option in said.err, f"{kind}: no word of {option}: {said}")
+            world.trace(target.real_pid, "-o", image, option).expect(0)
         world.go(folder)
         target.wait().expect(0, out="ok\n")
 

@@ -3,7 +3,6 @@
 
 file: copied into a file, restored from it on the same host; the original and the copy both verify themselves.
 net:  copied to another host, then moved there; both children verify themselves, the original is gone.
-      Programs of ONCE are taken once each: two of them, one copied, one moved.
 """
 
 import signal
@@ -25,27 +24,19 @@ def through_file(world, program, arguments):
     world.run([world.program("rfork-dump"), "--verify", image]).expect(0)
 
 
-# How much of a relative time-out has passed can be found out once for each call: docs/capture.md.
-ONCE = ["interrupted"]
-
-
 def through_net(world, program, arguments):
     here, there = world.two_hosts()
     daemon = harness.Daemon(world, there)
-    start = lambda: world.target(program, *arguments, host=here)
-    copied = start()
-    world.trace(copied.real_pid, daemon.address, host=here, key=daemon.key).expect(0)
-    if not copied.running():
-        raise harness.Failed(f"the original ended: {copied.wait()}")
+    target = world.target(program, *arguments, host=here)
+    world.trace(target.real_pid, daemon.address, host=here, key=daemon.key).expect(0)
+    if not target.running():
+        raise harness.Failed(f"the original ended: {target.wait()}")
     copy = daemon.child_id()
-    moving = start() if program in ONCE else copied
-    world.trace("--move", moving.real_pid, daemon.address, host=here, key=daemon.key).expect(0)
+    world.trace("--move", target.real_pid, daemon.address, host=here, key=daemon.key).expect(0)
     moved = daemon.child_id(known=[copy])
-    original = moving.wait()
+    original = target.wait()
     expect(original.code == -signal.SIGKILL, f"the moved original should have been ended: {original}")
     world.go()
-    if copied is not moving:
-        copied.wait().expect(0, out="ok\n")
     daemon.finished(copy).expect(0, out="ok\n")
     daemon.finished(moved).expect(0, out="ok\n")
 

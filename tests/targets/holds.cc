@@ -7,6 +7,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
+#include <sys/prctl.h>
 #include <sys/shm.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -56,6 +57,13 @@ int open_kind(const std::string& kind) {
     MUST(mkfifo(file.c_str(), 0600));
     return MUST(open(file.c_str(), O_RDWR));
   }
+  if (kind == "lease") {
+    const std::string file = target::path("leased");
+    close(MUST(open(file.c_str(), O_RDWR | O_CREAT, 0600)));
+    const int fd = MUST(open(file.c_str(), O_RDONLY));
+    MUST(fcntl(fd, F_SETLEASE, F_RDLCK));
+    return fd;
+  }
   target::fail("no such kind: %s", kind.c_str());
 }
 
@@ -73,6 +81,15 @@ bool make_object(const std::string& kind) {
     void* at = shmat(id, nullptr, 0);
     MUST(shmctl(id, IPC_RMID, nullptr));
     EXPECT(at != reinterpret_cast<void*>(-1));
+    return true;
+  }
+  if (kind == "child") {
+    const pid_t own = getpid();
+    if (MUST(fork()) == 0) {
+      MUST(prctl(PR_SET_PDEATHSIG, SIGKILL));
+      while (getppid() == own) pause();
+      _exit(0);
+    }
     return true;
   }
   return false;
