@@ -2,11 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <future>
 #include <optional>
 #include <thread>
 
 #include "base/clock.h"
 #include "image/format.h"
+#include "net/tls.h"
 #include "session/commit_keeper.h"
 #include "session/progress.h"
 
@@ -132,7 +134,12 @@ Sent send_process(pid_t pid, const Endpoint& endpoint, const SendOptions& option
   Endpoint interruptible = endpoint;
   interruptible.interrupted = [&] { return !committing && endpoint.interrupted(); };
 
+  // OpenSSL takes some milliseconds to look its algorithms up: another processor's.
+  auto prepared = std::async(std::launch::async, [&] {
+    if (endpoint.key) net::prepare_tls(*endpoint.key);
+  });
   const tracer::Examination examination = tracer::examine(pid, options.capture);
+  prepared.get();
   std::optional<CommitKeeper> keeper;
   if (options.capture.move) {
     keeper.emplace(
