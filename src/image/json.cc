@@ -17,7 +17,9 @@ constexpr size_t kMaxDepth = 16;
 // The words of each enumeration, by value.
 constexpr std::array kObjectKinds{"shared_anonymous", "memfd", "deleted_file", "file",
                                   "file_pages"};
-constexpr std::array kDescriptionKinds{"regular", "directory", "device", "contents", "stdio"};
+constexpr std::array kDescriptionKinds{"regular",  "directory", "device",
+                                       "contents", "stdio",     "relay"};
+constexpr std::array kRelayTypes{"reader", "writer", "socket", "terminal"};
 constexpr std::array kLockKinds{"posix", "description", "flock"};
 constexpr std::array kMappingKinds{"anonymous", "file", "object", "vdso", "vvar"};
 constexpr std::array kTargets{"memory", "object"};
@@ -27,6 +29,9 @@ constexpr const auto& words_of(Object::Kind) {
 }
 constexpr const auto& words_of(Description::Kind) {
   return kDescriptionKinds;
+}
+constexpr const auto& words_of(Description::RelayType) {
+  return kRelayTypes;
 }
 constexpr const auto& words_of(FileLock::Kind) {
   return kLockKinds;
@@ -299,6 +304,9 @@ const char* name_of(Object::Kind kind) {
 }
 const char* name_of(Description::Kind kind) {
   return word_of(kind);
+}
+const char* name_of(Description::RelayType type) {
+  return word_of(type);
 }
 const char* name_of(FileLock::Kind kind) {
   return word_of(kind);

@@ -71,6 +71,7 @@ void snapshot_head_from_json(const nlohmann::json& json, Snapshot& snapshot);
 /// The words of the enumerations, as the JSON has them.
 const char* name_of(Object::Kind kind);
 const char* name_of(Description::Kind kind);
+const char* name_of(Description::RelayType type);
 const char* name_of(FileLock::Kind kind);
 const char* name_of(Mapping::Kind kind);
 const char* name_of(DataRun::Target target);

@@ -81,6 +81,7 @@ void visit_fields(auto& visit, Is<Description> auto& x) {
   visit("file", x.file);
   visit("object", x.object);
   visit.later("locks", x.locks);
+  visit.later("relay", x.relay);
 }
 
 void visit_fields(auto& visit, Is<Descriptor> auto& x) {

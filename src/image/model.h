@@ -102,6 +102,15 @@ struct Description {
                 ///< reopened
     contents,   ///< `object`: a deleted file or memfd
     stdio,      ///< a pipe, socket or terminal on 0, 1 or 2: empty, log or the foreground's own
+    relay,      ///< a pipe, socket or terminal whose other end stays at the origin: what is written
+                ///< and read there goes through a ghost
+  };
+  /// What a relayed description is.
+  enum class RelayType : uint8_t {
+    reader,    ///< reading end of a pipe
+    writer,    ///< writing end of a pipe
+    socket,    ///< connected stream socket
+    terminal,  ///< terminal
   };
   uint32_t id = 0;
   Kind kind = Kind::regular;
@@ -111,6 +120,7 @@ struct Description {
   std::optional<uint32_t> file;
   std::optional<uint32_t> object;
   std::vector<FileLock> locks;
+  RelayType relay = RelayType::reader;  ///< of kind relay
 };
 
 struct Descriptor {

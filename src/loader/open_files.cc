@@ -121,6 +121,8 @@ OpenFiles::Opened OpenFiles::open_one(const Description& description) {
   switch (description.kind) {
     case Description::Kind::stdio:
       return open_stdio(description);
+    case Description::Kind::relay:
+      return open_relay(description);
     case Description::Kind::device:
       return check_device(description);
     case Description::Kind::directory:
@@ -156,6 +158,14 @@ OpenFiles::Opened OpenFiles::open_stdio(const Description& description) {
     if (!null_) null_ = open_or_throw("/dev/null", O_RDWR);
     opened.fd = null_.get();
   }
+  return opened;
+}
+
+OpenFiles::Opened OpenFiles::open_relay(const Description& description) {
+  Opened opened;
+  const auto found = options_.relays.find(description.id);
+  if (found == options_.relays.end()) return open_stdio(description);
+  opened.fd = found->second;
   return opened;
 }
 

@@ -52,6 +52,7 @@ class OpenFiles {
 
   Opened open_one(const image::Description& description);
   Opened open_stdio(const image::Description& description);
+  Opened open_relay(const image::Description& description);
   Opened check_device(const image::Description& description);
   Opened check_directory(const image::Description& description);
   void sort_locks(const image::Description& description, Opened& opened);

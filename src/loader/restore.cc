@@ -151,8 +151,7 @@ ChildEnd child_end(int wait_status, int end_pipe) {
   // SIGKILL.
   if (end_pipe >= 0) {
     int status = 0;
-    const ssize_t got = ::read(end_pipe, &status, sizeof status);
-    if (got == sizeof status) wait_status = status;
+    while (::read(end_pipe, &status, sizeof status) == sizeof status) wait_status = status;
   }
   if (WIFSIGNALED(wait_status)) return {true, WTERMSIG(wait_status), WCOREDUMP(wait_status) != 0};
   return {false, WEXITSTATUS(wait_status), false};

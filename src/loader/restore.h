@@ -42,6 +42,8 @@ struct Options {
   bool ignore_cpu = false;
   /// What stands in for pipes, sockets and terminals on 0, 1, 2. Borrowed. -1: /dev/null.
   int stdio_input = -1, stdio_output = -1, stdio_error = -1;
+  /// What stands in for relayed descriptions, by id. Borrowed.
+  std::map<uint32_t, int> relays;
   /// The child stays in the caller's session and process group (foreground); else it gets a session
   /// of its own.
   bool foreground = false;

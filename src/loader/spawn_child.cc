@@ -132,10 +132,12 @@ void live_as_init(pid_t child, int end_pipe) {
   for (;;) {
     int status = 0;
     pid_t ended;
-    while ((ended = ::waitpid(-1, &status, WNOHANG)) > 0) {
+    while ((ended = ::waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED)) > 0) {
       if (ended != child) continue;
-      // The write may find nobody: the caller has gone. SIGPIPE is blocked.
+      // Stops too, for who stands in for the child elsewhere. The write may find nobody: the caller
+      // has gone. SIGPIPE is blocked.
       [[maybe_unused]] const ssize_t written = ::write(end_pipe, &status, sizeof status);
+      if (!WIFEXITED(status) && !WIFSIGNALED(status)) continue;
       ::_exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
     }
     siginfo_t info{};

@@ -80,6 +80,18 @@ Io Connection::try_write(std::span<const std::byte> first, std::span<const std::
   }
 }
 
+Io Connection::try_read_bytes(std::span<std::byte> buffer) {
+  const size_t ahead = std::min(buffer.size(), buffer_end_ - buffer_at_);
+  if (ahead == 0) return try_read(buffer);
+  std::copy_n(buffer_.begin() + static_cast<ptrdiff_t>(buffer_at_), ahead, buffer.begin());
+  buffer_at_ += ahead;
+  return {Io::State::done, ahead};
+}
+
+Io Connection::try_write_bytes(std::span<const std::byte> bytes) {
+  return try_write(bytes, {});
+}
+
 Io Connection::try_flush() {
   try {
     return tls_ ? tls_->flush() : Io{};

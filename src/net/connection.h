@@ -55,6 +55,14 @@ class Connection {
   /// Header and whole body.
   asio::awaitable<Frame> read_frame(Wait wait);
 
+  /// For who waits with poll(2) for several things at once: one step each, never waiting. What was
+  /// read ahead comes first. A write is over when try_flush() is done.
+  Io try_read_bytes(std::span<std::byte> buffer);
+  Io try_write_bytes(std::span<const std::byte> bytes);
+  Io try_flush();
+  int input() const { return transport_.input(); }
+  int output() const { return transport_.output(); }
+
   /// How much of the current body has not been read.
   size_t body_left() const { return body_left_; }
   /// Whether something came (bytes, or the end) that was not read.
@@ -75,7 +83,6 @@ class Connection {
 
   Io try_read(std::span<std::byte> buffer);
   Io try_write(std::span<const std::byte> first, std::span<const std::byte> second);
-  Io try_flush();
   asio::awaitable<void> settle(Io io, Bound bound);
   asio::awaitable<size_t> read_some(std::span<std::byte> buffer, Bound bound);
   asio::awaitable<void> write_all(std::span<const std::byte> head, std::span<const std::byte> body,

@@ -48,6 +48,18 @@ std::string_view name_of(FrameType type) {
       return "WAITING";
     case FrameType::done:
       return "DONE";
+    case FrameType::relay:
+      return "RELAY";
+    case FrameType::relay_taken:
+      return "RELAY_TAKEN";
+    case FrameType::relay_end:
+      return "RELAY_END";
+    case FrameType::relay_broken:
+      return "RELAY_BROKEN";
+    case FrameType::signal:
+      return "SIGNAL";
+    case FrameType::child_state:
+      return "CHILD_STATE";
   }
   return "?";
 }
@@ -55,6 +67,7 @@ std::string_view name_of(FrameType type) {
 std::optional<size_t> max_body(FrameType type) {
   if (type == FrameType::offer) return kMaxOfferBody;
   if (type == FrameType::data) return kMaxDataBody;
+  if (type == FrameType::relay) return kMaxRelayBody;
   if (name_of(type) == "?") return std::nullopt;
   return kMaxControlBody;
 }

@@ -41,12 +41,20 @@ enum class FrameType : uint8_t {
   remove = 24,
   waiting = 25,  ///< nothing new, but still here
   done = 26,
+  // A child and its ghost, after RUNNING, in any order: docs/protocol.md.
+  relay = 32,         ///< u32 stream, u64 offset, then raw bytes
+  relay_taken = 33,   ///< u32 stream, u64 bytes in all that have reached the other side's end
+  relay_end = 34,     ///< u32 stream, u64 offset: no byte will come behind it
+  relay_broken = 35,  ///< u32 stream, u64 0: nobody reads there what comes
+  signal = 36,        ///< i32: to the child
+  child_state = 37,   ///< what became of the child
 };
 
 inline constexpr size_t kFrameHeaderSize = 5;
 inline constexpr size_t kMaxControlBody = 1u << 20;
 inline constexpr size_t kMaxOfferBody = 16u << 20;
 inline constexpr size_t kMaxDataBody = 1u << 20;
+inline constexpr size_t kMaxRelayBody = 128u << 10;
 
 /// "OFFER", "DATA", ...; "?" for a type that doesn't exist.
 std::string_view name_of(FrameType type);

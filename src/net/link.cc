@@ -123,6 +123,22 @@ bool Link::output_broken() const {
   return state_->connection->output_broken();
 }
 
+Io Link::try_read_bytes(std::span<std::byte> buffer) {
+  return state_->connection->try_read_bytes(buffer);
+}
+Io Link::try_write_bytes(std::span<const std::byte> bytes) {
+  return state_->connection->try_write_bytes(bytes);
+}
+Io Link::try_flush() {
+  return state_->connection->try_flush();
+}
+int Link::input() const {
+  return state_->connection->input();
+}
+int Link::output() const {
+  return state_->connection->output();
+}
+
 void Link::linger(std::chrono::milliseconds timeout) {
   state_->run(state_->connection->linger(timeout));
 }

@@ -47,6 +47,13 @@ class Link {
   /// See Connection::linger().
   void linger(std::chrono::milliseconds timeout);
 
+  /// See Connection.
+  Io try_read_bytes(std::span<std::byte> buffer);
+  Io try_write_bytes(std::span<const std::byte> bytes);
+  Io try_flush();
+  int input() const;
+  int output() const;
+
   const std::string& peer() const;
   uint64_t wire_bytes() const;
 

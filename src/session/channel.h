@@ -23,6 +23,8 @@ enum class PacketType : uint8_t {
   end_pipe,  ///< empty, and loader::Restore::end_pipe(); before `standing`, where there is one
   may_go,    ///< empty; answered by `done` or `refused`
   let_go,    ///< empty: the child runs
+  attends,   ///< empty: this worker stays with its child
+  ended,     ///< EndedReport
   failed,    ///< empty: the child never ran, and has been ended
   resolve,   ///< MoveQuestion; answered by `resolution`
   list,      ///< ListQuestion; answered by `children`

@@ -59,6 +59,7 @@ struct Worker {
   asio::posix::stream_descriptor input;  ///< waits on the channel's descriptor, doesn't own it
   std::string peer;
   bool authenticated = false;
+  bool attends = false;  ///< stays with its child, and goes on without the daemon
   Clock::time_point since = Clock::now();
 };
 
@@ -287,6 +288,8 @@ void Daemon::drain(Worker& worker) {
   while (std::optional<Packet> packet = worker.channel.receive(std::chrono::milliseconds(0))) {
     if (packet->type == PacketType::authenticated) {
       worker.authenticated = true;
+    } else if (packet->type == PacketType::attends) {
+      worker.attends = true;
     } else {
       desk_.handle(worker.id, std::move(*packet));
     }
@@ -332,7 +335,8 @@ void Daemon::dismiss_workers() {
   constexpr std::chrono::milliseconds kLook{5};
   for (const auto& [id, worker] : workers_) ::shutdown(worker->channel.fd(), SHUT_RDWR);
   const auto deadline = Clock::now() + kPatience;
-  while (!workers_.empty() && Clock::now() < deadline) {
+  const auto ends = [](const auto& entry) { return !entry.second->attends; };
+  while (std::ranges::any_of(workers_, ends) && Clock::now() < deadline) {
     reap();
     std::this_thread::sleep_for(kLook);
   }

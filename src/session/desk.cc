@@ -65,6 +65,8 @@ void Desk::dispatch(WorkerId worker, Packet& packet) {
       return grant(worker);
     case PacketType::let_go:
       return let_go(worker);
+    case PacketType::ended:
+      return report_end(packet);
     case PacketType::failed:
       return give_up(worker);
     case PacketType::resolve:
@@ -243,7 +245,18 @@ void Desk::give_up(WorkerId worker) {
 void Desk::reaped(pid_t pid, int wait_status) {
   Child* const child = children_.by_wait_pid(pid);
   if (child == nullptr || child->info.state != ChildState::running) return;
-  const loader::ChildEnd end = loader::child_end(wait_status, child->end_pipe.get());
+  end_child(child, loader::child_end(wait_status, child->end_pipe.get()));
+}
+
+void Desk::report_end(const Packet& packet) {
+  const auto report = decode<EndedReport>(packet.body);
+  Child& child = children_.find(report.id);
+  if (child.info.state == ChildState::running) {
+    end_child(&child, loader::child_end(report.wait_status, -1));
+  }
+}
+
+void Desk::end_child(Child* child, const loader::ChildEnd& end) {
   spdlog::info("child {} ended: {}", child->info.id, describe(end));
   children_.end(*child, end, clock_ns(CLOCK_REALTIME));
   answer_waits(*child);

@@ -45,6 +45,8 @@ class Desk {
   void grant(WorkerId worker);
   void let_go(WorkerId worker);
   void give_up(WorkerId worker);
+  void report_end(const Packet& packet);
+  void end_child(Child* child, const loader::ChildEnd& end);
   void resolve(WorkerId worker, const Packet& packet);
   void list(WorkerId worker, const Packet& packet);
   void kill(WorkerId worker, const Packet& packet);

@@ -137,6 +137,10 @@ Running Destination::go() {
   return decode<Running>(frame.body);
 }
 
+net::Link& Destination::link() {
+  return state_->link;
+}
+
 void Destination::abort() noexcept {
   if (std::exchange(state_->over, true) || state_->link.output_broken()) return;
   try {

@@ -29,6 +29,7 @@
 
 #include "net/address.h"
 #include "net/key.h"
+#include "net/link.h"
 #include "session/offer.h"
 
 namespace rfork::session {
@@ -78,6 +79,9 @@ class Destination {
   Running go();
   /// Tells the destination to end the child-to-be, if it can still be told; never throws.
   void abort() noexcept;
+
+  /// The connection, after go(): for the child's ghost.
+  net::Link& link();
 
   /// Bytes that went over the wire so far, in both directions, before encryption.
   uint64_t wire_bytes() const;

@@ -49,6 +49,7 @@ void visit_members(auto& visit, Is<OfferMessage> auto& x) {
   visit("pid_mode", x.offer.pid_mode);
   visit("ignore_cpu", x.offer.ignore_cpu);
   visit("overwrite_files", x.offer.overwrite_files);
+  visit("attended", x.offer.attended);
   visit("needs", x.offer.needs);
   visit("pid", x.offer.pid);
   visit("tids", x.offer.tids);
@@ -63,6 +64,19 @@ void visit_members(auto& visit, Is<OfferMessage> auto& x) {
 void visit_members(auto& visit, Is<Answer> auto& x) {
   visit("present_paths", x.present_paths);
   visit("warnings", x.warnings);
+}
+
+void visit_members(auto& visit, Is<SignalMessage> auto& x) {
+  visit("signal", x.signal);
+}
+
+void visit_members(auto& visit, Is<ChildStateMessage> auto& x) {
+  visit("wait_status", x.wait_status);
+}
+
+void visit_members(auto& visit, Is<EndedReport> auto& x) {
+  visit("id", x.id);
+  visit("wait_status", x.wait_status);
 }
 
 void visit_members(auto& visit, Is<EndMessage> auto& x) {
@@ -356,6 +370,9 @@ RFORK_MESSAGE(KillOrder)
 RFORK_MESSAGE(ChildInfo)
 RFORK_MESSAGE(Announcement)
 RFORK_MESSAGE(Standing)
+RFORK_MESSAGE(SignalMessage)
+RFORK_MESSAGE(ChildStateMessage)
+RFORK_MESSAGE(EndedReport)
 RFORK_MESSAGE(ListQuestion)
 RFORK_MESSAGE(ListPart)
 

@@ -52,6 +52,16 @@ struct KillOrder {
   int32_t signal = 0;
 };
 
+/// A signal to the child.
+struct SignalMessage {
+  int32_t signal = 0;
+};
+
+/// The child stopped, went on or ended.
+struct ChildStateMessage {
+  int32_t wait_status = 0;  ///< as wait(2) gives it
+};
+
 // Daemon to client: Answer, Ready, Running, Resolution, ChildInfo, and
 
 struct RefusedMessage {
@@ -70,6 +80,12 @@ struct Standing {
   pid_t pid = 0;
   pid_t wait_pid = 0;  ///< of the process that the daemon will have to wait for
   pid_t inner_pid = 0;
+};
+
+/// An attended child ended: its worker is its parent, and has waited for it.
+struct EndedReport {
+  std::string id;
+  int32_t wait_status = 0;  ///< the child's own
 };
 
 struct ListQuestion {

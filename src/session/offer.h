@@ -22,7 +22,8 @@ struct Offer {
   loader::PidMode pid_mode = loader::PidMode::automatic;
   bool ignore_cpu = false;
   bool overwrite_files = false;
-  image::Needs needs;  ///< needs.host.name is the origin's name
+  bool attended = false;  ///< a ghost at the origin stays connected to the child
+  image::Needs needs;     ///< needs.host.name is the origin's name
   int32_t pid = 0;
   std::vector<int32_t> tids;
   std::string name;  ///< comm

@@ -14,6 +14,7 @@
 #include "image/format.h"
 #include "image/host.h"
 #include "loader/restore.h"
+#include "session/attend_child.h"
 #include "session/file_check.h"
 #include "session/image_input.h"
 #include "session/messages.h"
@@ -41,8 +42,10 @@ class Reception {
   void stand_ready();
   void wait_for_go();
   void let_go();
+  void attend();
 
  private:
+  void make_relays(std::map<uint32_t, int>& of_child);
   void say(FrameType type, std::span<const std::byte> body, std::string_view what);
 
   WorkerContext& worker_;
@@ -57,6 +60,9 @@ class Reception {
   std::optional<image::Verifier> verifier_;
   std::optional<loader::Restore> restore_;
   pid_t pid_ = 0;
+  UniqueFd pidfd_;
+  std::vector<RelayEnd> relays_;
+  std::vector<UniqueFd> ends_of_child_;
 };
 
 Reception::Reception(WorkerContext& worker, const net::Frame& offer)
@@ -143,10 +149,24 @@ void Reception::prepare() {
   // gets what this host gives that user.
   if (user_.change && user_.uid == 0) options.as_image_user = true;
   if (user_.change && user_.uid != 0) options.user = user_.name;
+  make_relays(options.relays);
   options.agreed_files = files_.by_id(metadata_.snapshot.files);
   verifier_.emplace(metadata_);
   restore_.emplace(metadata_, options);
   restore_->start();
+  ends_of_child_.clear();
+}
+
+/// What is relayed has its ends here: the child's, and ours.
+void Reception::make_relays(std::map<uint32_t, int>& of_child) {
+  if (!offer_.attended) return;
+  for (const image::Description& description : metadata_.snapshot.descriptions) {
+    if (description.kind != image::Description::Kind::relay) continue;
+    RelayPair pair = make_relay_pair(description);
+    relays_.push_back(std::move(pair.ours));
+    of_child[description.id] = pair.of_child.get();
+    ends_of_child_.push_back(std::move(pair.of_child));
+  }
 }
 
 void Reception::take_pages() {
@@ -170,13 +190,13 @@ void Reception::take_trailer() {
 
 void Reception::stand_ready() {
   pid_ = restore_->wait_ready();
-  const UniqueFd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
-  if (!pidfd) throw_errno("pidfd_open", std::to_string(pid_));
+  pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
+  if (!pidfd_) throw_errno("pidfd_open", std::to_string(pid_));
   if (restore_->end_pipe() >= 0) {
     worker_.line.tell(PacketType::end_pipe, {}, restore_->end_pipe());
   }
   const Standing standing{pid_, restore_->wait_pid(), restore_->inner_pid()};
-  worker_.line.ask(PacketType::standing, encode(standing), PacketType::done, pidfd.get());
+  worker_.line.ask(PacketType::standing, encode(standing), PacketType::done, pidfd_.get());
   say(FrameType::ready, encode(Ready{pid_, restore_->warnings()}), "READY to be taken");
 }
 
@@ -203,6 +223,17 @@ void Reception::let_go() {
   }
 }
 
+void Reception::attend() {
+  if (!offer_.attended) return;
+  try {
+    const AttendedChild child{child_id_, pid_, restore_->wait_pid(), restore_->end_pipe(),
+                              std::move(pidfd_)};
+    attend_child(worker_, child, std::move(relays_));
+  } catch (const std::exception& error) {
+    spdlog::warn("child {} runs unattended: {}", child_id_, error.what());
+  }
+}
+
 }  // namespace
 
 void receive(WorkerContext& worker, const net::Frame& offer) {
@@ -217,6 +248,7 @@ void receive(WorkerContext& worker, const net::Frame& offer) {
   reception.stand_ready();
   reception.wait_for_go();
   reception.let_go();
+  reception.attend();
 }
 
 }  // namespace rfork::session

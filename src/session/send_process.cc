@@ -1,6 +1,8 @@
 #include "session/send_process.h"
 
 #include <fmt/format.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <future>
 #include <optional>
@@ -9,6 +11,7 @@
 #include "base/clock.h"
 #include "image/format.h"
 #include "net/tls.h"
+#include "session/attend_ghost.h"
 #include "session/commit_keeper.h"
 #include "session/progress.h"
 
@@ -32,6 +35,7 @@ Offer make_offer(const tracer::Examination& examination, const SendOptions& opti
   offer.name = examination.name;
   offer.uid = examination.euid;
   offer.user = examination.user;
+  offer.attended = options.ghost;
   offer.resident_bytes = examination.resident_bytes;
   offer.mapped_files = examination.mapped_files;
   offer.open_files = examination.open_files;
@@ -90,10 +94,16 @@ std::optional<Running> let_child_go(Destination& there, const Endpoint& endpoint
   }
 }
 
+// Where the ghost's last word goes; empty: nowhere.
+UniqueFd standard_error_of(pid_t pid) {
+  const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), STDERR_FILENO, 0)));
+}
+
 // The commit of a move. On return exactly one copy runs, the child; on an exception but in_doubt,
-// the original.
+// the original. With `ghost` the original's pid stays, attended to by a process of its own.
 Running commit_move(tracer::Capture& capture, Destination& there, CommitKeeper& keeper,
-                    const Endpoint& endpoint, pid_t pid) {
+                    const Endpoint& endpoint, pid_t pid, bool ghost) {
   capture.hold_original();
   keeper.commit_begins(there.move_id());
   std::optional<Running> running;
@@ -109,7 +119,18 @@ Running commit_move(tracer::Capture& capture, Destination& there, CommitKeeper& 
     keeper.commit_ends();
     throw Refusal(Failure::in_doubt, how_to_decide(pid, there.name(), there.move_id()));
   }
-  capture.end_original();
+  if (!ghost) {
+    capture.end_original();
+    keeper.commit_ends();
+    return *running;
+  }
+  std::vector<RelayEnd> ends;
+  for (auto& [id, fd] : capture.take_relays()) {
+    ends.push_back(origin_end(*image::find_id(capture.snapshot().descriptions, id), std::move(fd)));
+  }
+  const UniqueFd messages = standard_error_of(pid);
+  capture.leave_ghost();
+  start_attending(there.link(), {pid, there.name(), messages.get()}, std::move(ends));
   keeper.commit_ends();
   return *running;
 }
@@ -156,9 +177,9 @@ Sent send_process(pid_t pid, const Endpoint& endpoint, const SendOptions& option
   sent.image_bytes = stream_image(capture, there, pid);
   const Ready ready = there.finish_and_wait_ready();
   committing = true;
-  const Running running = options.capture.move
-                              ? commit_move(capture, there, *keeper, uninterrupted, pid)
-                              : commit_copy(there, uninterrupted, pid);
+  const Running running =
+      options.capture.move ? commit_move(capture, there, *keeper, uninterrupted, pid, options.ghost)
+                           : commit_copy(there, uninterrupted, pid);
 
   sent.pid = running.pid;
   sent.child_id = running.child_id;

@@ -15,6 +15,7 @@ struct SendOptions {
   loader::PidMode pid_mode = loader::PidMode::automatic;
   bool ignore_cpu = false;
   bool overwrite_files = false;
+  bool ghost = false;  ///< of a move: the original's pid stays, for its parent
 };
 
 struct Sent {

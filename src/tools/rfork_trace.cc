@@ -1,4 +1,5 @@
 // rfork-trace: copies or moves a running process onto another host, or into a file.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/io.h"
 #include "base/text.h"
 #include "session/save_image.h"
 #include "session/send_process.h"
@@ -28,7 +30,7 @@ struct Arguments {
   std::string key;
   std::string pid_mode = "auto";
   std::vector<int> drop_fds;
-  bool move = false, thin = false;
+  bool move = false, thin = false, no_ghost = false;
   bool drop_locks = false, drop_timers = false, leave_children = false;
   bool ignore_cpu = false, overwrite_files = false;
   bool json = false, verbose = false;
@@ -49,6 +51,8 @@ void add_options(CLI::App& app, Arguments& arguments) {
                  "Write an image to this file instead (-: standard output)");
   app.add_flag("--move", arguments.move,
                "The original ends when the child runs, or the file is complete");
+  app.add_flag("--no-ghost", arguments.no_ghost,
+               "With --move: keep no process here for the original's parent");
   app.add_option("--key", arguments.key, "File with the key that both hosts share")
       ->envname("RFORK_KEY");
   app.add_option("--pid", arguments.pid_mode,
@@ -128,6 +132,14 @@ void save(const Arguments& arguments) {
              stderr);
 }
 
+/// Whether the process has a parent that may want to know of its end: not init.
+bool somebody_waits_for(pid_t pid) {
+  const auto stat = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/stat", pid));
+  const size_t name_end = stat ? stat->rfind(')') : std::string::npos;
+  if (name_end == std::string::npos) return false;
+  return std::atoi(stat->c_str() + name_end + 4) > 1;  // ") S 4711"
+}
+
 void send(const Arguments& arguments) {
   session::Endpoint endpoint;
   endpoint.address = net::parse_address(arguments.host);
@@ -138,6 +150,8 @@ void send(const Arguments& arguments) {
   options.pid_mode = pid_mode(arguments);
   options.ignore_cpu = arguments.ignore_cpu;
   options.overwrite_files = arguments.overwrite_files;
+  options.ghost = arguments.move && !arguments.no_ghost && somebody_waits_for(arguments.pid);
+  options.capture.relay = options.capture.relay_input = options.ghost;
   const session::Sent sent = session::send_process(arguments.pid, endpoint, options);
   if (arguments.json) {
     const nlohmann::json result = {{"pid", arguments.pid},

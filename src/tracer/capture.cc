@@ -14,13 +14,9 @@
 
 #include "base/clock.h"
 #include "base/io.h"
-#include "tracer/contents.h"
-#include "tracer/forked_copy.h"
-#include "tracer/inventory.h"
-#include "tracer/proc_text.h"
+#include "tracer/capture_state.h"
 #include "tracer/process_state.h"
 #include "tracer/ptrace.h"
-#include "tracer/remote_syscalls.h"
 #include "tracer/thread_state.h"
 #include "tracer/xstate_x86_64.h"
 
@@ -36,13 +32,6 @@ uint64_t padded_total(const std::vector<Piece>& pieces) {
   uint64_t total = 0;
   for (const Piece& piece : pieces) total += image::padded_size(piece.run);
   return total;
-}
-
-std::optional<Range> vdso_range(const std::vector<MapsLine>& maps) {
-  for (const MapsLine& line : maps) {
-    if (line.name == "[vdso]") return line.range;
-  }
-  return std::nullopt;
 }
 
 // The memory layout that was examined has changed in what a fork does not copy, between then and
@@ -64,58 +53,12 @@ bool fork_would_lose(const std::vector<MapsLine>& maps, const std::vector<MapsLi
 
 }  // namespace
 
-struct Capture::State {
-  const Examination& examination;
-  Options options;
-  pid_t pid;
-  ProcessMemory original;
-  std::unique_ptr<StoppedProcess> stopped;
-  std::unique_ptr<InjectionSite> site;
-  std::unique_ptr<ForkedCopy> copy;
-  std::chrono::nanoseconds paused{0};
-  bool held = false;
-  bool ended = false;
-
-  Inventory inventory;
-  image::Snapshot snapshot;
-  std::vector<image::DataRun> runs;
-  std::vector<Piece> pieces;
-  size_t pieces_of_original = 0;  // the first ones, to be read while the original stands still
-  Bytes early;                    // their bytes, when they were few
-  bool read_early = false;
-  bool refresh_from_copy = false;  // the flags of mappings are still those of the examination
-
-  size_t next_piece = 0;
-  uint64_t offset = 0;  // into pieces[next_piece], padding included
-  uint64_t early_offset = 0;
-
-  State(const Examination& examined, const Options& wanted)
-      : examination(examined), options(wanted), pid(examined.pid), original(examined.pid) {}
-
-  ~State() {
-    try {
-      let_go();
-    } catch (const std::exception&) {
-      // The process has ended meanwhile: nothing is left to let go.
-    }
+std::optional<Range> vdso_range(const std::vector<MapsLine>& maps) {
+  for (const MapsLine& line : maps) {
+    if (line.name == "[vdso]") return line.range;
   }
-
-  void check_interrupted() const {
-    if (options.interrupted())
-      throw Refusal(Failure::interrupted, fmt::format("interrupted; {} goes on", pid));
-  }
-  const ProcessMemory& snapshot_memory() const { return copy ? copy->memory() : original; }
-  pid_t snapshot_pid() const { return copy ? copy->pid() : pid; }
-
-  void freeze(std::vector<MapsLine>& maps);
-  void read_threads(image::Process& process);
-  void read_process_wide(image::Process& process, const std::vector<MapsLine>& maps);
-  void take_stock(const std::vector<MapsLine>& maps, const std::set<std::string>& present);
-  void read_early_pieces();
-  void describe_copy(image::Process& process);
-  void assemble(image::Process process);
-  void let_go();
-};
+  return std::nullopt;
+}
 
 void Capture::State::freeze(std::vector<MapsLine>& maps) {
   stopped = std::make_unique<StoppedProcess>(pid, options.interrupted);
@@ -174,6 +117,8 @@ void Capture::State::take_stock(const std::vector<MapsLine>& maps,
                           : parse_smaps(read_file(fmt::format("/proc/{}/smaps", pid)));
   input.drop_fds = options.drop_fds;
   input.drop_locks = options.drop_locks;
+  input.relay = options.relay;
+  input.relay_input = options.relay_input;
   input.earlier = examination.inventory.get();
   inventory = take_inventory(input);
   if (!options.leave_children) find_children(pid, inventory.obstacles);
@@ -221,6 +166,7 @@ void Capture::State::assemble(image::Process process) {
   const auto rest = pieces_of_snapshot(inventory, snapshot_memory(), examination.not_forked);
   pieces.insert(pieces.end(), rest.begin(), rest.end());
   for (const Piece& piece : pieces) runs.push_back(piece.run);
+  process.patches.insert(process.patches.end(), options.patches.begin(), options.patches.end());
   process.executable = inventory.executable;
   process.executable_deleted = inventory.executable_deleted;
   process.mappings = inventory.mappings;
@@ -301,6 +247,10 @@ size_t Capture::read(std::span<std::byte> buffer) {
   }
   if (state.next_piece == state.pieces.size() && !state.options.move) state.let_go();
   return done;
+}
+
+std::map<uint32_t, UniqueFd> Capture::take_relays() {
+  return std::move(state_->inventory.relays);
 }
 
 std::chrono::nanoseconds Capture::paused() const {

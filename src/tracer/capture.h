@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
 #include <set>
 #include <span>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/unique_fd.h"
 #include "image/format.h"
 #include "image/host.h"
 #include "image/model.h"
@@ -28,6 +30,12 @@ struct Options {
   bool drop_timers = false;     ///< accepts the loss of POSIX timers
   bool drop_locks = false;      ///< accepts the loss of file locks and leases
   bool leave_children = false;  ///< accepts that the child has none of the process's children
+  bool relay = false;        ///< a ghost will stand here: what pipes, stream sockets and terminals
+                             ///< lead to stays reachable through it
+  bool relay_input = false;  ///< standard input too; else the child finds it empty
+  /// Written into the image's memory, not the original's: how a program that asked for this tells
+  /// which of the two it is.
+  std::vector<image::MemoryPatch> patches;
   /// Checked between steps and chunks; true makes the capture let go and throw
   /// Refusal(interrupted).
   std::function<bool()> interrupted = [] { return false; };
@@ -78,6 +86,9 @@ class Capture {
   /// Error, Refusal(interrupted).
   size_t read(std::span<std::byte> buffer);
 
+  /// The original's own ends of what is relayed, by Description id.
+  std::map<uint32_t, UniqueFd> take_relays();
+
   /// How long the original has been (or was) frozen.
   std::chrono::nanoseconds paused() const;
   /// Before the commit of a move: the original stays frozen (stopped, as by SIGSTOP) even if this
@@ -85,6 +96,9 @@ class Capture {
   void hold_original();
   /// The commit of a move: SIGKILL. Returns when it is gone.
   void end_original();
+  /// The commit of a move whose pid stays: all of the original but its pid ends. It then waits,
+  /// with all signals blocked, for somebody to make a Ghost of it.
+  void leave_ghost();
   /// The original goes on, now.
   void release();
   /// The original stays stopped and is left so (in doubt): SIGCONT lets it go on, SIGKILL ends it.

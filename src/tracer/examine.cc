@@ -97,6 +97,8 @@ Examination examine(pid_t pid, const Options& options) {
   input.maps = parse_maps(read_file(directory + "maps"));
   input.drop_fds = options.drop_fds;
   input.drop_locks = options.drop_locks;
+  input.relay = options.relay;
+  input.relay_input = options.relay_input;
   auto inventory = std::make_shared<Inventory>(take_inventory(input));
 
   find_process_obstacles(pid, options.drop_timers, inventory->obstacles);

@@ -39,8 +39,9 @@ struct Inventory {
   std::set<uint32_t> mapped_files;  ///< File ids that mappings or the executable name
   uint32_t executable = 0;
   bool executable_deleted = false;
-  std::vector<Reason> obstacles;  ///< what can't be carried
-  std::vector<SmapsEntry> smaps;  ///< what the flags of `mappings` were taken from
+  std::map<uint32_t, UniqueFd> relays;  ///< the process's own end, by Description id
+  std::vector<Reason> obstacles;        ///< what can't be carried
+  std::vector<SmapsEntry> smaps;        ///< what the flags of `mappings` were taken from
 };
 
 /// What a running or stopped process has of /proc/PID/maps, smaps and fd.
@@ -50,6 +51,7 @@ struct InventoryInput {
   std::vector<SmapsEntry> smaps;  ///< of the same ranges; a mapping without its entry has no flags
   std::set<int> drop_fds;
   bool drop_locks = false;
+  bool relay = false, relay_input = false;
   const Inventory* earlier = nullptr;  ///< digests are taken from there
 };
 

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <linux/kcmp.h>
 #include <linux/magic.h>
+#include <sys/socket.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -136,6 +137,36 @@ uint32_t add_contents(Inventory& inventory, const InventoryInput& input, const O
   return add_object(inventory, object, open.status.st_dev, open.status.st_ino, std::move(fd));
 }
 
+// The process's own descriptor, for us.
+UniqueFd duplicate(pid_t pid, int fd) {
+  const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), fd, 0)));
+}
+
+// nullopt: what is behind it can't be reached through a ghost.
+std::optional<Description::RelayType> relay_type(const OpenFd& open, const UniqueFd& own) {
+  using Type = Description::RelayType;
+  const int access = open.flags & O_ACCMODE;
+  if (!own || (open.flags & O_PATH) != 0) return std::nullopt;
+  if (S_ISFIFO(open.status.st_mode)) {
+    if (access == O_RDWR || (open.flags & O_DIRECT) != 0) return std::nullopt;
+    return access == O_RDONLY ? Type::reader : Type::writer;
+  }
+  if (is_terminal(open.status)) return Type::terminal;
+  if (!S_ISSOCK(open.status.st_mode)) return std::nullopt;
+  int type = 0;
+  socklen_t size = sizeof type;
+  if (::getsockopt(own.get(), SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_STREAM) {
+    return std::nullopt;
+  }
+  sockaddr_storage peer{};
+  socklen_t peer_size = sizeof peer;
+  if (::getpeername(own.get(), reinterpret_cast<sockaddr*>(&peer), &peer_size) != 0) {
+    return std::nullopt;  // listening, or never connected
+  }
+  return Type::socket;
+}
+
 // Decides how a description is carried; false, with an obstacle noted, when it can't be.
 bool describe(Inventory& inventory, const InventoryInput& input, const OpenFd& open, bool on_stdio,
               Description& description) {
@@ -164,6 +195,15 @@ bool describe(Inventory& inventory, const InventoryInput& input, const OpenFd& o
   if (is_stateless_device(open.status)) {
     description.kind = Description::Kind::device;
     return true;
+  }
+  if (input.relay && (open.fd != 0 || input.relay_input)) {
+    UniqueFd own = duplicate(input.pid, open.fd);
+    if (const auto relay = relay_type(open, own)) {
+      description.kind = Description::Kind::relay;
+      description.relay = *relay;
+      inventory.relays.emplace(description.id, std::move(own));
+      return true;
+    }
   }
   if (on_stdio && (S_ISFIFO(type) || S_ISSOCK(type) || is_terminal(open.status))) {
     description.kind = Description::Kind::stdio;

@@ -1,0 +1,25 @@
+// What a worker does that stays with its child: carries its bytes, gives it the signals that its
+// ghost got, tells when it stops and ends.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "session/relay_ends.h"
+#include "session/worker.h"
+
+namespace rfork::session {
+
+struct AttendedChild {
+  std::string id;
+  pid_t pid = 0;
+  pid_t wait_pid = 0;  ///< the child, or the init of its pid namespace
+  int end_pipe = -1;   ///< where that init tells what becomes of the child; borrowed
+  UniqueFd pidfd;      ///< of the child
+};
+
+/// Returns when the child has ended and all it said has been passed on, or when the connection is
+/// lost: then the child has got a SIGHUP, as from a terminal that is gone.
+void attend_child(WorkerContext& worker, const AttendedChild& child, std::vector<RelayEnd> ends);
+
+}  // namespace rfork::session

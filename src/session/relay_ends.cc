@@ -1,0 +1,95 @@
+#include "session/relay_ends.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/io.h"
+
+namespace rfork::session {
+
+using Type = image::Description::RelayType;
+
+namespace {
+
+void set_non_blocking(int fd) {
+  const int flags = ::fcntl(fd, F_GETFL);
+  if (flags < 0 || ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) throw_errno("fcntl(O_NONBLOCK)");
+}
+
+std::pair<UniqueFd, UniqueFd> open_pipe() {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) throw_errno("pipe2");
+  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+std::pair<UniqueFd, UniqueFd> open_socket_pair() {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) throw_errno("socketpair");
+  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+/// Master and slave.
+std::pair<UniqueFd, UniqueFd> open_terminal() {
+  UniqueFd master(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
+  if (!master || ::grantpt(master.get()) != 0 || ::unlockpt(master.get()) != 0) {
+    throw_errno("posix_openpt");
+  }
+  char name[64];
+  if (::ptsname_r(master.get(), name, sizeof name) != 0) throw_errno("ptsname");
+  UniqueFd slave = open_or_throw(name, O_RDWR | O_NOCTTY);
+  return {std::move(master), std::move(slave)};
+}
+
+}  // namespace
+
+RelayPair make_relay_pair(const image::Description& description) {
+  RelayPair pair;
+  pair.ours.id = description.id;
+  pair.ours.type = description.relay;
+  switch (description.relay) {
+    case Type::reader:
+      std::tie(pair.of_child, pair.ours.fd) = open_pipe();
+      break;
+    case Type::writer:
+      std::tie(pair.ours.fd, pair.of_child) = open_pipe();
+      break;
+    case Type::socket:
+      std::tie(pair.ours.fd, pair.of_child) = open_socket_pair();
+      break;
+    case Type::terminal:
+      std::tie(pair.ours.fd, pair.of_child) = open_terminal();
+      break;
+  }
+  set_non_blocking(pair.ours.fd.get());
+  if ((description.flags & O_NONBLOCK) != 0) set_non_blocking(pair.of_child.get());
+  return pair;
+}
+
+RelayEnd origin_end(const image::Description& description, UniqueFd own) {
+  RelayEnd end{description.id, description.relay, std::move(own)};
+  if (description.relay == Type::socket) return end;
+  // O_NONBLOCK on the description itself would change it for everybody who shares it.
+  const int access = description.flags & O_ACCMODE;
+  UniqueFd reopened = try_open(fmt::format("/proc/self/fd/{}", end.fd.get()),
+                               access | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+  if (reopened) end.fd = std::move(reopened);
+  return end;
+}
+
+void add_at_destination(Relays& relays, RelayEnd end) {
+  const bool source = end.type != Type::reader;
+  const bool sink = end.type != Type::writer;
+  relays.add(end.id, std::move(end.fd), source, sink, end.type == Type::socket);
+}
+
+void add_at_origin(Relays& relays, RelayEnd end) {
+  const bool source = end.type != Type::writer;
+  const bool sink = end.type != Type::reader;
+  relays.add(end.id, std::move(end.fd), source, sink, end.type == Type::socket);
+}
+
+}  // namespace rfork::session

@@ -1,0 +1,214 @@
+#include "session/relays.h"
+
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace rfork::session {
+
+namespace {
+
+using net::FrameType;
+
+constexpr uint64_t kWindow = 256u << 10;      // of one stream, on its way
+constexpr size_t kPiece = 64u << 10;          // of one frame
+constexpr size_t kQueued = 512u << 10;        // in all, before sources wait for the connection
+constexpr uint64_t kReportEvery = 64u << 10;  // bytes
+
+struct RelayHead {
+  uint32_t stream = 0;
+  uint64_t position = 0;
+};
+constexpr size_t kHeadSize = 12;
+
+std::array<std::byte, kHeadSize> encode_head(uint32_t stream, uint64_t position) {
+  std::array<std::byte, kHeadSize> bytes;
+  for (size_t i = 0; i < 4; ++i) bytes[i] = static_cast<std::byte>(stream >> (8 * i));
+  for (size_t i = 0; i < 8; ++i) bytes[4 + i] = static_cast<std::byte>(position >> (8 * i));
+  return bytes;
+}
+
+[[noreturn]] void refuse(FrameType type, std::string_view why) {
+  throw Refusal(Failure::connection_lost,
+                fmt::format("{} makes no sense: {}", net::name_of(type), why));
+}
+
+RelayHead decode_head(FrameType type, std::span<const std::byte> body) {
+  if (body.size() < kHeadSize) refuse(type, "it is too short");
+  RelayHead head;
+  for (size_t i = 0; i < 4; ++i) head.stream |= static_cast<uint32_t>(body[i]) << (8 * i);
+  for (size_t i = 0; i < 8; ++i) head.position |= static_cast<uint64_t>(body[4 + i]) << (8 * i);
+  return head;
+}
+
+}  // namespace
+
+void Relays::add(uint32_t id, UniqueFd fd, bool source, bool sink, bool socket) {
+  Stream& stream = streams_[id];
+  stream.fd = std::move(fd);
+  stream.source = source;
+  stream.sink = sink;
+  stream.socket = socket;
+}
+
+bool Relays::may_read(const Stream& stream) const {
+  return stream.source && stream.sent - stream.acknowledged < kWindow && pump_.queued() < kQueued;
+}
+
+void Relays::add_polls(std::vector<pollfd>& polls) {
+  polled_.clear();
+  for (auto& [id, stream] : streams_) {
+    if (!stream.fd) continue;
+    short events = 0;
+    if (may_read(stream)) events |= POLLIN;
+    if (stream.sink && stream.pending_at < stream.pending.size()) events |= POLLOUT;
+    // A sink alone is always watched: that its reader has gone shows as POLLERR. A source that may
+    // not be read now would show its end again and again.
+    if (events == 0 && !(stream.sink && !stream.source)) continue;
+    polled_.emplace_back(id, polls.size());
+    polls.push_back({stream.fd.get(), events, 0});
+  }
+}
+
+void Relays::handle(std::span<const pollfd> polls) {
+  for (const auto& [id, index] : polled_) {
+    const short events = polls[index].revents;
+    Stream& stream = streams_.at(id);
+    if (events == 0 || !stream.fd) continue;
+    if (stream.sink && (events & POLLOUT) != 0) write_sink(id, stream);
+    if (stream.sink && !stream.source && (events & (POLLERR | POLLHUP)) != 0) {
+      break_sink(id, stream);
+    }
+    if ((events & (POLLIN | POLLHUP | POLLERR)) != 0 && may_read(stream)) read_source(id, stream);
+    close_if_idle(stream);
+  }
+}
+
+void Relays::read_source(uint32_t id, Stream& stream) {
+  std::array<std::byte, kPiece> bytes;
+  const ssize_t n = stream.socket
+                        ? ::recv(stream.fd.get(), bytes.data(), bytes.size(), MSG_DONTWAIT)
+                        : ::read(stream.fd.get(), bytes.data(), bytes.size());
+  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  // A terminal whose other end has gone gives EIO, a socket that was reset ECONNRESET.
+  if (n <= 0) return end_source(id, stream);
+  pump_.put(FrameType::relay, encode_head(id, stream.sent),
+            std::span(bytes).first(static_cast<size_t>(n)));
+  stream.sent += static_cast<uint64_t>(n);
+}
+
+void Relays::end_source(uint32_t id, Stream& stream) {
+  if (!stream.source) return;
+  stream.source = false;
+  pump_.put(FrameType::relay_end, encode_head(id, stream.sent));
+}
+
+void Relays::write_sink(uint32_t id, Stream& stream) {
+  while (stream.pending_at < stream.pending.size()) {
+    const auto rest = std::span(stream.pending).subspan(stream.pending_at);
+    const ssize_t n = stream.socket ? ::send(stream.fd.get(), rest.data(), rest.size(),
+                                             MSG_DONTWAIT | MSG_NOSIGNAL)
+                                    : ::write(stream.fd.get(), rest.data(), rest.size());
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) break;
+    if (n < 0) return break_sink(id, stream);
+    stream.pending_at += static_cast<size_t>(n);
+    stream.written += static_cast<uint64_t>(n);
+  }
+  const bool all = stream.pending_at == stream.pending.size();
+  if (all) {
+    stream.pending.clear();
+    stream.pending_at = 0;
+  }
+  if (stream.written > stream.reported &&
+      (all || stream.written - stream.reported >= kReportEvery)) {
+    pump_.put(FrameType::relay_taken, encode_head(id, stream.written));
+    stream.reported = stream.written;
+  }
+  if (all && stream.ended && stream.sink) {
+    stream.sink = false;
+    if (stream.socket) ::shutdown(stream.fd.get(), SHUT_WR);
+  }
+}
+
+/// Nobody reads any more: who writes on the other side shall know.
+void Relays::break_sink(uint32_t id, Stream& stream) {
+  if (!stream.sink) return;
+  stream.sink = false;
+  stream.pending.clear();
+  stream.pending_at = 0;
+  pump_.put(FrameType::relay_broken, encode_head(id, 0));
+}
+
+void Relays::close_if_idle(Stream& stream) {
+  if (!stream.source && !stream.sink) stream.fd.reset();
+}
+
+void Relays::take(FrameType type, std::span<const std::byte> body) {
+  const RelayHead head = decode_head(type, body);
+  const auto found = streams_.find(head.stream);
+  if (found == streams_.end()) refuse(type, fmt::format("there is no stream {}", head.stream));
+  Stream& stream = found->second;
+  const auto bytes = body.subspan(kHeadSize);
+  switch (type) {
+    case FrameType::relay:
+      if (head.position != stream.received || stream.ended) refuse(type, "bytes are missing");
+      stream.received += bytes.size();
+      if (!stream.sink) break;  // the other side has been told
+      if (stream.received - stream.written > kWindow + kPiece) refuse(type, "it is too much");
+      stream.pending.insert(stream.pending.end(), bytes.begin(), bytes.end());
+      write_sink(head.stream, stream);
+      break;
+    case FrameType::relay_taken:
+      if (head.position > stream.sent || head.position < stream.acknowledged) {
+        refuse(type, "so much was not sent");
+      }
+      stream.acknowledged = head.position;
+      break;
+    case FrameType::relay_end:
+      if (head.position != stream.received) refuse(type, "bytes are missing");
+      stream.ended = true;
+      if (stream.sink) write_sink(head.stream, stream);
+      break;
+    case FrameType::relay_broken:
+      if (stream.source && stream.socket) ::shutdown(stream.fd.get(), SHUT_RD);
+      stream.source = false;
+      break;
+    default:
+      refuse(type, "it is none of a relay");
+  }
+  close_if_idle(stream);
+}
+
+void Relays::drain() {
+  for (auto& [id, stream] : streams_) {
+    while (stream.source) {
+      pollfd ready{stream.fd.get(), POLLIN, 0};
+      if (::poll(&ready, 1, 0) <= 0) break;
+      read_source(id, stream);
+    }
+    close_if_idle(stream);
+  }
+}
+
+bool Relays::has_undelivered() const {
+  for (const auto& [id, stream] : streams_) {
+    if (stream.sink && stream.pending_at < stream.pending.size()) return true;
+  }
+  return false;
+}
+
+bool Relays::all_closed() const {
+  for (const auto& [id, stream] : streams_) {
+    if (stream.fd) return false;
+  }
+  return true;
+}
+
+}  // namespace rfork::session

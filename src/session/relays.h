@@ -1,0 +1,71 @@
+// The bytes of pipes, sockets and terminals that lead from one host to another. Both ends of a
+// connection have the same object: the ghost's holds the origin's ends, the child's agent the
+// other ends of what the child was given instead.
+//
+// Each direction of a stream is numbered by its bytes. A sender keeps no more than a window of what
+// hasn't reached the other side's end, so a slow reader stops the writer, as a pipe that is full.
+#pragma once
+
+#include <poll.h>
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "image/model.h"
+#include "net/frame.h"
+#include "session/frame_pump.h"
+
+namespace rfork::session {
+
+class Relays {
+ public:
+  explicit Relays(FramePump& pump) : pump_(pump) {}
+
+  /// `fd` is read from when `source`, written to when `sink`. Non-blocking, or a socket.
+  void add(uint32_t id, UniqueFd fd, bool source, bool sink, bool socket);
+
+  /// Appends what is waited for; handle() must get the same entries back.
+  void add_polls(std::vector<pollfd>& polls);
+  /// Moves bytes where poll(2) said that it can be done.
+  void handle(std::span<const pollfd> polls);
+  /// A frame of one of the relay types. Throws Refusal(connection_lost) when it makes no sense.
+  void take(net::FrameType type, std::span<const std::byte> body);
+  /// Reads all that can be read at once from every source: the child has ended.
+  void drain();
+
+  /// Bytes that came and have not been written yet.
+  bool has_undelivered() const;
+  /// No source and no sink is open any more.
+  bool all_closed() const;
+
+ private:
+  struct Stream {
+    UniqueFd fd;
+    bool socket = false;
+    // From here to there.
+    bool source = false;
+    uint64_t sent = 0, acknowledged = 0;
+    // From there to here.
+    bool sink = false;
+    Bytes pending;
+    size_t pending_at = 0;
+    uint64_t received = 0, written = 0, reported = 0;
+    bool ended = false;  ///< nothing comes behind `received`
+  };
+
+  void read_source(uint32_t id, Stream& stream);
+  void write_sink(uint32_t id, Stream& stream);
+  void end_source(uint32_t id, Stream& stream);
+  void break_sink(uint32_t id, Stream& stream);
+  void close_if_idle(Stream& stream);
+  bool may_read(const Stream& stream) const;
+
+  FramePump& pump_;
+  std::map<uint32_t, Stream> streams_;
+  std::vector<std::pair<uint32_t, size_t>> polled_;  ///< stream, number of its entry
+};
+
+}  // namespace rfork::session

@@ -1,0 +1,75 @@
+// What a Capture keeps between its passes: capture.cc has them, leave_ghost.cc the last.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "tracer/capture.h"
+#include "tracer/contents.h"
+#include "tracer/forked_copy.h"
+#include "tracer/inventory.h"
+#include "tracer/proc_text.h"
+#include "tracer/remote_syscalls.h"
+#include "tracer/stopped_process.h"
+
+namespace rfork::tracer {
+
+std::optional<Range> vdso_range(const std::vector<MapsLine>& maps);
+
+struct Capture::State {
+  const Examination& examination;
+  Options options;
+  pid_t pid;
+  ProcessMemory original;
+  std::unique_ptr<StoppedProcess> stopped;
+  std::unique_ptr<InjectionSite> site;
+  std::unique_ptr<ForkedCopy> copy;
+  std::chrono::nanoseconds paused{0};
+  bool held = false;
+
+  Inventory inventory;
+  image::Snapshot snapshot;
+  std::vector<image::DataRun> runs;
+  std::vector<Piece> pieces;
+  size_t pieces_of_original = 0;  // the first ones, to be read while the original stands still
+  Bytes early;                    // their bytes, when they were few
+  bool read_early = false;
+  bool refresh_from_copy = false;  // the flags of mappings are still those of the examination
+
+  size_t next_piece = 0;
+  uint64_t offset = 0;  // into pieces[next_piece], padding included
+  uint64_t early_offset = 0;
+
+  State(const Examination& examined, const Options& wanted)
+      : examination(examined), options(wanted), pid(examined.pid), original(examined.pid) {}
+
+  ~State() {
+    try {
+      let_go();
+    } catch (const std::exception&) {
+      // The process has ended meanwhile: nothing is left to let go.
+    }
+  }
+
+  void check_interrupted() const {
+    if (options.interrupted())
+      throw Refusal(Failure::interrupted, fmt::format("interrupted; {} goes on", pid));
+  }
+  const ProcessMemory& snapshot_memory() const { return copy ? copy->memory() : original; }
+  pid_t snapshot_pid() const { return copy ? copy->pid() : pid; }
+
+  void freeze(std::vector<MapsLine>& maps);
+  void read_threads(image::Process& process);
+  void read_process_wide(image::Process& process, const std::vector<MapsLine>& maps);
+  void take_stock(const std::vector<MapsLine>& maps, const std::set<std::string>& present);
+  void read_early_pieces();
+  void describe_copy(image::Process& process);
+  void assemble(image::Process process);
+  void let_go();
+};
+
+}  // namespace rfork::tracer
