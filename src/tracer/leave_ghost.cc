@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstring>
+#include <span>
 
 #include "base/io.h"
 #include "tracer/capture_state.h"
@@ -65,6 +66,47 @@ void drop_memory(RemoteSyscalls& calls, const std::vector<MapsLine>& maps) {
   if (!maps.empty()) unmap(maps.back().range.end);
 }
 
+int signal_of(const image::PendingSignal& pending) {
+  siginfo_t info;
+  std::memcpy(&info, pending.data(), sizeof info);
+  return info.si_signo;
+}
+
+/// What came after the capture is the child's too: it stays pending, and is passed on. What was
+/// carried is taken out; the kernel does that when a signal is ignored for a moment.
+void drop_pending(RemoteSyscalls& calls, const ProcessMemory& memory, pid_t pid,
+                  const image::Process& process) {
+  std::vector<image::PendingSignal> late;
+  std::vector<int> numbers;
+  const auto look = [&](const std::vector<image::PendingSignal>& carried, bool shared) {
+    const auto now = pending_signals(pid, shared);
+    for (size_t i = 0; i < now.size(); ++i) {
+      numbers.push_back(signal_of(now[i]));
+      if (i >= carried.size()) late.push_back(now[i]);
+    }
+  };
+  look(process.pending, true);
+  look(process.threads.front().pending, false);
+  struct {
+    uint64_t handler = 1;  // SIG_IGN
+    uint64_t flags = 0, restorer = 0, mask = 0;
+  } action;
+  for (const uint64_t handler : {1, 0}) {
+    action.handler = handler;
+    memory.try_write(calls.scratch(), std::as_bytes(std::span(&action, 1)));
+    for (const int number : numbers) {
+      if (number == SIGSTOP || number == SIGKILL) continue;
+      calls.call(SYS_rt_sigaction,
+                 {static_cast<uint64_t>(number), calls.scratch(), 0, sizeof(uint64_t)});
+    }
+  }
+  for (image::PendingSignal& signal : late) {
+    if (::syscall(SYS_rt_sigqueueinfo, pid, signal_of(signal), signal.data()) != 0) {
+      ::kill(pid, signal_of(signal));
+    }
+  }
+}
+
 void drop_state(RemoteSyscalls& calls, const ProcessMemory& memory, const image::Process& process) {
   calls.prepare();
   const Bytes zeros(RemoteSyscalls::kScratchSize);
@@ -78,6 +120,7 @@ void drop_state(RemoteSyscalls& calls, const ProcessMemory& memory, const image:
     calls.call(SYS_rt_sigaction,
                {static_cast<uint64_t>(action.signal), calls.scratch(), 0, sizeof(uint64_t)});
   }
+  drop_pending(calls, memory, calls.tid(), process);
   const image::Rseq& rseq = process.threads.front().rseq;
   if (rseq.address != 0) {
     constexpr uint64_t kUnregister = 1;

@@ -117,7 +117,7 @@ def users(world):
     allowing_root = harness.Daemon(world, None, "--allow-root")
     process.real_pid = process.pid
     refuse(world, process, allowing_root.address, [REFUSED], "nobody", "--allow-user", key=strict.key)
-    world.trace(process.pid, "--move", strict.address, key=strict.key).expect(0)
+    world.trace(process.pid, "--move", "--no-ghost", strict.address, key=strict.key).expect(0)
     child = strict.child_id()
     shown = [entry for entry in strict.children() if str(entry["id"]) == child][0]
     expect(shown["user"] == "nobody", f"user of the child: {shown}")

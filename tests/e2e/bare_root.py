@@ -68,7 +68,7 @@ def goes_on(world, way):
         shutil.chown(key, *([harness.ORDINARY] * 2 if world.user else [0, 0]))
         daemon = bare_daemon(world, there, root, user)
         world.drop = drop
-        world.trace("--move", process.pid, daemon.address, host=here, key=daemon.key).expect(0)
+        world.trace("--move", "--no-ghost", process.pid, daemon.address, host=here, key=daemon.key).expect(0)
         child = daemon.finished(daemon.child_id())
     else:
         world.drop = drop

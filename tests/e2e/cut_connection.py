@@ -37,7 +37,7 @@ class Trial:
         """One attempt through a relay that cuts; gives the relay and what rfork-trace said."""
         target = self.fresh_target()
         relay = Proxy(self.daemon.address, again=not self.deaf, **limits)
-        options = ["--move"] if self.way == "move" else []
+        options = ["--move", "--no-ghost"] if self.way == "move" else []
         said = self.world.trace(target.real_pid, relay.address, *options, key=self.daemon.key, seconds=150)
         relay.close()
         return relay, said

@@ -29,7 +29,7 @@ def worker_crash(world):
     first = daemon.child_id()
     before = workers(daemon)
     relay = Proxy(daemon.address, up=300_000, freeze=True)
-    tracer = world.start_trace(target.real_pid, "--move", relay.address, key=daemon.key)
+    tracer = world.start_trace(target.real_pid, "--move", "--no-ghost", relay.address, key=daemon.key)
     expect(relay.cut.wait(harness.DEADLINE), "the image is on its way")
     fresh = wait_until(lambda: [pid for pid in workers(daemon) if pid not in before], "a worker")
     os.kill(fresh[0], signal.SIGKILL)

@@ -37,7 +37,7 @@ class Victim:
     def arguments(self, way):
         if way == "file":
             return ["-o", self.world.folder / "image.rfork"]
-        return ([self.daemon.address, "--move"] if way == "move" else [self.daemon.address])
+        return ([self.daemon.address, "--move", "--no-ghost"] if way == "move" else [self.daemon.address])
 
     def start(self, way):
         key = self.daemon.key if self.daemon else None

@@ -23,7 +23,7 @@ def net(world):
     here, there = world.two_hosts()
     daemon = harness.Daemon(world, there)
     target = world.target("file_locks", host=here)
-    world.trace("--move", target.real_pid, daemon.address, host=here, key=daemon.key).expect(0)
+    world.trace("--move", "--no-ghost", target.real_pid, daemon.address, host=here, key=daemon.key).expect(0)
     child = daemon.child_id()
     world.go()
     daemon.finished(child).expect(0, out="ok\n")

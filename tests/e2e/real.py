@@ -174,7 +174,7 @@ def migrate(world, name, way):
     daemon = harness.Daemon(world, there)
     process = start(world, work, moved, here)
     work.middle(process, moved)
-    options = (["--move"] if way == "move" else []) + work.options
+    options = (["--move", "--no-ghost"] if way == "move" else []) + work.options
     world.trace(process.pid, daemon.address, *options, host=here, key=daemon.key).expect(0)
     child = daemon.child_id()
     original = process.wait(120)

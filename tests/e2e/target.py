@@ -2,7 +2,8 @@
 """A program of tests/targets through capture and restore: target.py file|net root|user PROGRAM [ARGUMENT...]
 
 file: copied into a file, restored from it on the same host; the original and the copy both verify themselves.
-net:  copied to another host, then moved there; both children verify themselves, the original is gone.
+net:  copied to another host, then moved there; both children verify themselves, the original is gone
+      or the moved one's ghost.
 """
 
 import signal
@@ -32,8 +33,15 @@ def through_net(world, program, arguments):
     if not target.running():
         raise harness.Failed(f"the original ended: {target.wait()}")
     copy = daemon.child_id()
-    world.trace("--move", target.real_pid, daemon.address, host=here, key=daemon.key).expect(0)
+    # As root with a ghost, which ends as the child does; as an ordinary user without.
+    ghost = [] if world.root else ["--no-ghost"]
+    world.trace("--move", *ghost, target.real_pid, daemon.address, host=here, key=daemon.key).expect(0)
     moved = daemon.child_id(known=[copy])
+    if not ghost:
+        world.go()
+        target.wait().expect(0, out="ok\n")
+        daemon.finished(copy).expect(0, out="ok\n")
+        return
     original = target.wait()
     expect(original.code == -signal.SIGKILL, f"the moved original should have been ended: {original}")
     world.go()
