@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -71,7 +72,9 @@ RelayPair make_relay_pair(const image::Description& description) {
 
 RelayEnd origin_end(const image::Description& description, UniqueFd own) {
   RelayEnd end{description.id, description.relay, std::move(own)};
-  if (description.relay == Type::socket) return end;
+  struct stat status {};
+  const bool file = ::fstat(end.fd.get(), &status) == 0 && S_ISREG(status.st_mode);
+  if (description.relay == Type::socket || file) return end;  // a file's offset is everybody's
   // O_NONBLOCK on the description itself would change it for everybody who shares it.
   const int access = description.flags & O_ACCMODE;
   UniqueFd reopened = try_open(fmt::format("/proc/self/fd/{}", end.fd.get()),

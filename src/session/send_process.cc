@@ -170,6 +170,7 @@ Sent send_process(pid_t pid, const Endpoint& endpoint, const SendOptions& option
         });
   }
   Destination there(interruptible);
+  options.connected();
   const Answer answer = there.offer(make_offer(examination, options));
 
   Sent sent;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -15,7 +16,8 @@ struct SendOptions {
   loader::PidMode pid_mode = loader::PidMode::automatic;
   bool ignore_cpu = false;
   bool overwrite_files = false;
-  bool ghost = false;  ///< of a move: the original's pid stays, for its parent
+  std::function<void()> connected = [] {};  ///< called when the destination has shown the key
+  bool ghost = false;                       ///< of a move: the original's pid stays, for its parent
 };
 
 struct Sent {

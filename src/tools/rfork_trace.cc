@@ -5,16 +5,20 @@
 
 #include <CLI/CLI.hpp>
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "base/error.h"
 #include "base/io.h"
 #include "base/text.h"
 #include "session/save_image.h"
 #include "session/send_process.h"
+#include "tools/caller_report.h"
 #include "tools/program.h"
 
 namespace {
@@ -22,6 +26,7 @@ namespace {
 using namespace rfork;
 
 std::atomic<bool> interrupted_by_signal{false};
+CallerStage stage;
 
 struct Arguments {
   pid_t pid = 0;
@@ -34,6 +39,12 @@ struct Arguments {
   bool drop_locks = false, drop_timers = false, leave_children = false;
   bool ignore_cpu = false, overwrite_files = false;
   bool json = false, verbose = false;
+  // From rfork/rfork.h.
+  int report = -1;
+  uint64_t role = 0;
+  uint32_t role_value = 0;
+  int time_limit_ms = 0;
+  bool as_fork = false, input = false;
 };
 
 constexpr const char* kExamples = R"(Examples:
@@ -43,6 +54,16 @@ constexpr const char* kExamples = R"(Examples:
   rfork-trace 4242 -o - | ssh host rfork-run -
 Exit codes: 0 done, 2 usage, 3 cannot trace, 4 cannot carry, 5 destination refused,
   6 connection lost (the original goes on), 7 in doubt (it stays stopped), 130 interrupted.)";
+
+/// What rfork/rfork.h says, and no person: not in the help.
+void add_options_of_header(CLI::App& app, Arguments& arguments) {
+  app.add_option("--report", arguments.report)->group("");
+  app.add_option("--role", arguments.role)->group("");
+  app.add_option("--role-value", arguments.role_value)->group("");
+  app.add_option("--time-limit", arguments.time_limit_ms)->group("");
+  app.add_flag("--as-fork", arguments.as_fork)->group("");
+  app.add_flag("--input", arguments.input)->group("");
+}
 
 void add_options(CLI::App& app, Arguments& arguments) {
   app.add_option("PID", arguments.pid, "The process");
@@ -72,6 +93,7 @@ void add_options(CLI::App& app, Arguments& arguments) {
                "Replace files there that have other contents");
   app.add_flag("--json", arguments.json, "The result as one line of JSON on standard output");
   app.add_flag("-v,--verbose", arguments.verbose, "Say what differs there, and more figures");
+  add_options_of_header(app, arguments);
   app.set_version_flag("--version", "rfork-trace " RFORK_VERSION);
   app.footer(kExamples);
 }
@@ -97,20 +119,38 @@ void check(const Arguments& arguments) {
 }
 
 loader::PidMode pid_mode(const Arguments& arguments) {
+  if (arguments.as_fork) return loader::PidMode::fresh;
   if (arguments.pid_mode == "keep") return loader::PidMode::keep;
   if (arguments.pid_mode == "new") return loader::PidMode::fresh;
   return arguments.move ? loader::PidMode::automatic : loader::PidMode::fresh;
 }
 
+std::function<bool()> was_interrupted(const Arguments& arguments) {
+  if (arguments.time_limit_ms <= 0) return [] { return interrupted_by_signal.load(); };
+  const auto end =
+      std::chrono::steady_clock::now() + std::chrono::milliseconds(arguments.time_limit_ms);
+  return [end] {
+    if (std::chrono::steady_clock::now() > end) stage.out_of_time = true;
+    return stage.out_of_time || interrupted_by_signal.load();
+  };
+}
+
 tracer::Options capture_options(const Arguments& arguments) {
   tracer::Options options;
-  options.move = arguments.move;
+  options.move = arguments.move || arguments.as_fork;
   options.drop_fds = {arguments.drop_fds.begin(), arguments.drop_fds.end()};
   options.thin = arguments.thin;
   options.drop_locks = arguments.drop_locks;
   options.drop_timers = arguments.drop_timers;
   options.leave_children = arguments.leave_children;
-  options.interrupted = [] { return interrupted_by_signal.load(); };
+  if (arguments.role != 0) {
+    const auto value = std::as_bytes(std::span(&arguments.role_value, 1));
+    options.patches.push_back({arguments.role, {value.begin(), value.end()}});
+    options.leave_children = true;  // the one that is on its way to be this program
+  }
+  // As after fork(2): the child has none of its parent's locks.
+  if (arguments.as_fork) options.drop_locks = true;
+  options.interrupted = was_interrupted(arguments);
   return options;
 }
 
@@ -144,15 +184,20 @@ void send(const Arguments& arguments) {
   session::Endpoint endpoint;
   endpoint.address = net::parse_address(arguments.host);
   if (!arguments.key.empty()) endpoint.key = net::load_key(arguments.key);
-  endpoint.interrupted = [] { return interrupted_by_signal.load(); };
+  endpoint.interrupted = was_interrupted(arguments);
   session::SendOptions options;
   options.capture = capture_options(arguments);
   options.pid_mode = pid_mode(arguments);
   options.ignore_cpu = arguments.ignore_cpu;
   options.overwrite_files = arguments.overwrite_files;
-  options.ghost = arguments.move && !arguments.no_ghost && somebody_waits_for(arguments.pid);
-  options.capture.relay = options.capture.relay_input = options.ghost;
+  const bool asked = arguments.report >= 0;  // by the process itself
+  options.ghost =
+      options.capture.move && !arguments.no_ghost && (asked || somebody_waits_for(arguments.pid));
+  options.capture.relay = options.ghost;
+  options.capture.relay_input = options.ghost && (!arguments.as_fork || arguments.input);
+  options.connected = [] { stage.connected = true; };
   const session::Sent sent = session::send_process(arguments.pid, endpoint, options);
+  if (asked) return;
   if (arguments.json) {
     const nlohmann::json result = {{"pid", arguments.pid},
                                    {"host", arguments.host},
@@ -190,6 +235,30 @@ void catch_signals() {
   ::signal(SIGPIPE, SIG_IGN);
 }
 
+void work(const Arguments& arguments) {
+  check(arguments);
+  catch_signals();
+  if (arguments.output.empty()) {
+    send(arguments);
+  } else {
+    save(arguments);
+  }
+}
+
+/// The caller hears what became of it, and its terminal nothing.
+int work_for_caller(const Arguments& arguments) {
+  const UniqueFd null = open_or_throw("/dev/null", O_WRONLY);
+  ::dup2(null.get(), STDERR_FILENO);
+  try {
+    work(arguments);
+    report_to_caller(arguments.report, 0, "");
+    return 0;
+  } catch (const std::exception& error) {
+    report_to_caller(arguments.report, errno_of(error, stage), sentence_of(error));
+    return 1;
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -198,13 +267,8 @@ int main(int argc, char** argv) {
       "Copies or moves a running process onto another host, or writes its image to a file.");
   add_options(app, arguments);
   return run_program("rfork-trace", app, argc, argv, arguments.json, [&] {
-    check(arguments);
-    catch_signals();
-    if (arguments.output.empty()) {
-      send(arguments);
-    } else {
-      save(arguments);
-    }
+    if (arguments.report >= 0) return work_for_caller(arguments);
+    work(arguments);
     return 0;
   });
 }

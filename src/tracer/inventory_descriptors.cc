@@ -153,6 +153,9 @@ std::optional<Description::RelayType> relay_type(const OpenFd& open, const Uniqu
     return access == O_RDONLY ? Type::reader : Type::writer;
   }
   if (is_terminal(open.status)) return Type::terminal;
+  // What is said goes where it went, and a file that others write too has one offset.
+  const bool says = open.fd == STDOUT_FILENO || open.fd == STDERR_FILENO;
+  if (says && S_ISREG(open.status.st_mode) && access != O_RDONLY) return Type::writer;
   if (!S_ISSOCK(open.status.st_mode)) return std::nullopt;
   int type = 0;
   socklen_t size = sizeof type;
@@ -174,6 +177,15 @@ bool describe(Inventory& inventory, const InventoryInput& input, const OpenFd& o
   description.flags = open.flags;
   description.offset = open.offset;
   const mode_t type = open.status.st_mode;
+  if (input.relay && (open.fd != 0 || input.relay_input)) {
+    UniqueFd own = duplicate(input.pid, open.fd);
+    if (const auto relay = relay_type(open, own)) {
+      description.kind = Description::Kind::relay;
+      description.relay = *relay;
+      inventory.relays.emplace(description.id, std::move(own));
+      return true;
+    }
+  }
   if (S_ISREG(type) && !on_kernel_file_system(input.pid, open.fd)) {
     if (open.status.st_nlink == 0 || !name_leads_to(input.pid, open)) {
       description.kind = Description::Kind::contents;
@@ -195,15 +207,6 @@ bool describe(Inventory& inventory, const InventoryInput& input, const OpenFd& o
   if (is_stateless_device(open.status)) {
     description.kind = Description::Kind::device;
     return true;
-  }
-  if (input.relay && (open.fd != 0 || input.relay_input)) {
-    UniqueFd own = duplicate(input.pid, open.fd);
-    if (const auto relay = relay_type(open, own)) {
-      description.kind = Description::Kind::relay;
-      description.relay = *relay;
-      inventory.relays.emplace(description.id, std::move(own));
-      return true;
-    }
   }
   if (on_stdio && (S_ISFIFO(type) || S_ISSOCK(type) || is_terminal(open.status))) {
     description.kind = Description::Kind::stdio;

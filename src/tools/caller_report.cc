@@ -1,0 +1,71 @@
+#include "tools/caller_report.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace rfork {
+
+namespace {
+
+/// struct rfork_report of rfork/rfork.h, which can't be included where a namespace is called rfork.
+struct CallerReport {
+  int32_t error;
+  char text[1020];
+};
+
+}  // namespace
+
+void report_to_caller(int fd, int error, const std::string& sentence) {
+  CallerReport report{};
+  report.error = error;
+  const size_t size = std::min(sentence.size(), sizeof report.text - 1);
+  std::memcpy(report.text, sentence.data(), size);
+  [[maybe_unused]] const ssize_t written = ::write(fd, &report, sizeof report);
+}
+
+int errno_of(const std::exception& error, const CallerStage& stage) {
+  if (stage.out_of_time) return ETIMEDOUT;
+  const auto* refusal = dynamic_cast<const Refusal*>(&error);
+  if (refusal == nullptr) {
+    const auto* failed = dynamic_cast<const Error*>(&error);
+    return failed != nullptr ? failed->code().value() : EIO;
+  }
+  switch (refusal->failure()) {
+    case Failure::usage:
+      return EINVAL;
+    case Failure::cannot_trace:
+      return EPERM;
+    case Failure::cannot_carry:
+      return ENOTSUP;
+    case Failure::destination_refused:
+      return stage.connected ? ENOEXEC : EACCES;
+    case Failure::connection_lost:
+      return stage.connected ? ECONNABORTED : EHOSTUNREACH;
+    case Failure::in_doubt:
+      return EINPROGRESS;
+    case Failure::interrupted:
+      return EINTR;
+    case Failure::internal:
+    case Failure::bad_image:
+      break;
+  }
+  return EIO;
+}
+
+std::string sentence_of(const std::exception& error) {
+  const auto* refusal = dynamic_cast<const Refusal*>(&error);
+  if (refusal == nullptr) return error.what();
+  std::string sentence;
+  for (const Reason& reason : refusal->reasons()) {
+    sentence += (sentence.empty() ? "" : "; ") + reason.line();
+  }
+  return sentence;
+}
+
+}  // namespace rfork

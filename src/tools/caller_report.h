@@ -1,0 +1,23 @@
+// What rfork-trace tells a program that called it through rfork/rfork.h.
+#pragma once
+
+#include <exception>
+#include <string>
+
+namespace rfork {
+
+/// Where in the work a failure came, for its errno.
+struct CallerStage {
+  bool connected = false;    ///< the destination has the same key
+  bool out_of_time = false;  ///< the caller's own limit has passed
+};
+
+/// Writes struct rfork_report to `fd`: an errno (0: done) and a sentence. Nobody may be there to
+/// read it.
+void report_to_caller(int fd, int error, const std::string& sentence);
+/// The errno that rfork(3) documents for a failure.
+int errno_of(const std::exception& error, const CallerStage& stage);
+/// All its reasons as one sentence.
+std::string sentence_of(const std::exception& error);
+
+}  // namespace rfork
