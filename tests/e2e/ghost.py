@@ -1,0 +1,233 @@
+#!/usr/bin/python3
+"""What is left of a moved process, and what goes through it: ghost.py CASE root|user
+
+The original is an ordinary Python program on one host whose parent is this test; it is moved to another host, and
+everything that its parent does with it must go on as if it had stayed.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import harness
+from harness import expect, wait_until
+
+ECHO = r'''
+import os, signal, sys
+signal.signal(signal.SIGUSR1, lambda *_: print("usr1", flush=True))
+print("ready", flush=True)
+for line in sys.stdin:
+    word, _, value = line.strip().partition(" ")
+    if word == "exit": sys.exit(int(value))
+    if word == "die": os.kill(os.getpid(), int(value))
+    print("out", line.strip(), flush=True)
+    print("err", line.strip(), file=sys.stderr, flush=True)
+print("end of input", flush=True)
+sys.exit(7)
+'''
+
+
+class Moved:
+    """A Python program that has been moved; `process` is what its parent has of it."""
+
+    def __init__(self, world, program=ECHO, **popen):
+        self.world = world
+        self.here, self.there = world.two_hosts()
+        self.daemon = harness.Daemon(world, self.there)
+        popen = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **popen}
+        self.process = subprocess.Popen(self.here.enter + world.drop + ["/usr/bin/python3", "-u", "-c", program], text=True,
+                                        cwd=world.folder, **popen)
+        if popen["stdout"] == subprocess.PIPE:
+            expect(self.process.stdout.readline() == "ready\n", "the program isn't ready")
+
+    def move(self):
+        self.world.trace("--move", self.process.pid, self.daemon.address, host=self.here, key=self.daemon.key).expect(0)
+        self.id = self.daemon.child_id()
+        return self
+
+    def ask(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def state(self):
+        child = [child for child in self.daemon.children() if str(child["id"]) == self.id][0]
+        return "stopped" if child["stopped"] else child["state"]
+
+
+def stdio(world):
+    moved = Moved(world).move()
+    process = moved.process
+    for i in range(3):
+        expect(moved.ask(f"hello {i}") == f"out hello {i}", "standard output")
+        expect(process.stderr.readline() == f"err hello {i}\n", "standard error")
+    process.stdin.close()
+    expect(process.stdout.readline() == "end of input\n", "the end of input")
+    expect(process.stdout.read() == "" and process.stderr.read() == "", "there is more")
+    expect(process.wait(20) == 7, "exit status")
+
+
+def ends(world):
+    for line, status in (("exit 0", 0), ("exit 200", 200), ("die 15", -15), ("die 11", -11), ("die 9", -9)):
+        moved = Moved(world).move()
+        moved.process.stdin.write(line + "\n")
+        moved.process.stdin.flush()
+        expect(moved.process.wait(20) == status, f"{line}: {moved.process.returncode}")
+
+
+def signals(world):
+    """Forwarded in order; caught ones are handled there; a stop shows here, and so does going on."""
+    program = r'''
+import signal, sys
+got = []
+def note(number, _): got.append(number)
+for number in range(signal.SIGRTMIN, signal.SIGRTMIN + 8): signal.signal(number, note)
+signal.signal(signal.SIGTERM, lambda *_: (print(*got, flush=True), sys.exit(3)))
+print("ready", flush=True)
+while True: signal.pause()
+'''
+    moved = Moved(world, program).move()
+    process = moved.process
+    for number in range(signal.SIGRTMIN + 7, signal.SIGRTMIN - 1, -1):
+        process.send_signal(number)
+        time.sleep(0.02)
+    process.send_signal(signal.SIGSTOP)
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    expect(os.WIFSTOPPED(status) and os.WSTOPSIG(status) == signal.SIGSTOP, f"stopped: {status:#x}")
+    expect(moved.state() == "stopped", f"there: {moved.state()}")
+    process.send_signal(signal.SIGCONT)
+    _, status = os.waitpid(process.pid, os.WCONTINUED)
+    expect(os.WIFCONTINUED(status), f"went on: {status:#x}")
+    wait_until(lambda: moved.state() == "running", "it runs on there")
+    process.send_signal(signal.SIGTERM)
+    said = process.stdout.readline().split()
+    expect(said == [str(n) for n in range(signal.SIGRTMIN + 7, signal.SIGRTMIN - 1, -1)], f"order: {said}")
+    expect(process.wait(20) == 3, "exit status")
+
+
+def killed(world):
+    """A ghost that is killed takes the child with it."""
+    moved = Moved(world).move()
+    moved.process.kill()
+    expect(moved.process.wait(20) == -signal.SIGKILL, "the ghost")
+    moved.daemon.finished(moved.id)
+    wait_until(lambda: moved.state() == "ended", "the child has ended")
+
+
+def light(world):
+    """A ghost and who attends to it take little memory and no time while nothing happens."""
+    moved = Moved(world).move()
+    pids = [moved.process.pid, int(harness_status(moved.process.pid, "TracerPid"))]
+    rss = [int(harness_status(pid, "VmRSS").split()[0]) for pid in pids]
+    expect(sum(rss) < 4096, f"resident: {rss} KiB")
+    ticks = lambda: sum(int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[n]) for pid in pids
+                        for n in (11, 12))
+    before = ticks()
+    time.sleep(2)
+    expect(ticks() == before, "it used time")
+    expect(moved.ask("exit 4") == "", "it says something")
+    expect(moved.process.wait(20) == 4, "exit status")
+
+
+def harness_status(pid, key):
+    for line in open(f"/proc/{pid}/status"):
+        if line.startswith(key + ":"):
+            return line.split(":", 1)[1].strip()
+    raise harness.Failed(f"no {key} in /proc/{pid}/status")
+
+
+def broken(world):
+    """Nobody reads its output any more: SIGPIPE, as here."""
+    program = r'''
+import signal, sys, time
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+print("ready", flush=True)
+while True:
+    print("x" * 1000, flush=True)
+    time.sleep(0.01)
+'''
+    moved = Moved(world, program).move()
+    moved.process.stdout.readline()
+    moved.process.stdout.close()
+    expect(moved.process.wait(20) == -signal.SIGPIPE, f"{moved.process.returncode}")
+
+
+def slow_reader(world):
+    """Who isn't read is stopped by full buffers, and loses nothing."""
+    program = r'''
+import os, sys, time
+print("ready", flush=True)
+count = 0
+os.set_blocking(2, True)
+for i in range(4000):
+    os.write(1, b"%07d\n" % i * 128)
+    count += 1
+    if i % 100 == 0: os.write(2, b"%d\n" % i)
+'''
+    moved = Moved(world, program).move()
+    time.sleep(1.5)
+    os.set_blocking(moved.process.stderr.fileno(), False)
+    written = int((moved.process.stderr.read() or "0\n").split()[-1])
+    expect(written * 1024 < 2 << 20, f"{written} KiB went nowhere: the writer wasn't stopped")
+    data = moved.process.stdout.read()
+    expect(data == "".join(f"{i:07d}\n" * 128 for i in range(4000)), f"{len(data)} bytes, and not those")
+    expect(moved.process.wait(20) == 0, "exit status")
+
+
+def sockets(world):
+    """A socket pair to its parent, both ways, with a half close; what was buffered at the capture is there."""
+    program = r'''
+import socket, sys, time, os
+s = socket.socket(fileno=int(os.environ["FD"]))
+print("ready", flush=True)
+time.sleep(0)
+while not os.path.exists("go"): time.sleep(0.01)
+got = b""
+while True:
+    part = s.recv(65536)
+    if not part: break
+    got += part
+s.sendall(got[::-1])
+s.shutdown(socket.SHUT_WR)
+time.sleep(0.1)
+'''
+    mine, its = socket.socketpair()
+    os.set_inheritable(its.fileno(), True)
+    moved = Moved(world, program, pass_fds=[its.fileno()], env={**os.environ, "FD": str(its.fileno())})
+    its.close()
+    mine.sendall(b"before ")
+    moved.move()
+    mine.sendall(b"after " * 50000)
+    mine.shutdown(socket.SHUT_WR)
+    world.go()
+    got = b""
+    while part := mine.recv(65536):
+        got += part
+    expect(got == (b"before " + b"after " * 50000)[::-1], f"{len(got)} bytes: {got[:40]}")
+    expect(moved.process.wait(20) == 0, "exit status")
+
+
+def lost(world):
+    """The connection goes: the child gets SIGHUP, the ghost says so and exits 255."""
+    program = r'''
+import signal, sys, os
+signal.signal(signal.SIGHUP, lambda *_: (open("hup", "w").close(), os._exit(9)))
+print("ready", flush=True)
+while True: signal.pause()
+'''
+    moved = Moved(world, program).move()
+    workers = [pid for pid in harness.children_of(moved.daemon.pid) if "worker" in open(f"/proc/{pid}/comm").read()]
+    expect(len(workers) == 1, f"workers: {workers}")
+    os.kill(workers[0], signal.SIGKILL)
+    expect(moved.process.wait(60) == 255, f"exit status {moved.process.returncode}")
+    expect("connection" in moved.process.stderr.read(), "it says nothing")
+
+
+CASES = {"stdio": stdio, "ends": ends, "signals": signals, "killed": killed, "light": light, "broken": broken,
+         "slow-reader": slow_reader, "sockets": sockets, "lost": lost}
+
+if __name__ == "__main__":
+    harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")
