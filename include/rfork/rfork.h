@@ -207,16 +207,20 @@ static RFORK_UNUSED int rfork_hear(struct rfork_call *call) {
   return 0;
 }
 
-/* A fork that waits until rfork-trace has taken it away: it returns on the other host only, as `number`. */
+/* A fork that waits until rfork-trace has taken it away: it returns on the other host only, as `number`. The calls of the
+ * numbers before stand before `call`. */
 static RFORK_UNUSED pid_t rfork_launch(struct rfork_call *call, const char *host, int port, uint32_t number) {
+  const int before = (int)number - 1;
   char room[300];
-  const pid_t child = fork();
+  int i;
+  pid_t child = fork();
   if (child != 0) return child;
   rfork_say_number(call, "--role=", (uint64_t)(uintptr_t)&call->role, "");
   rfork_say_number(call, "--role-value=", number, "");
   rfork_say(call, "--as-fork");
   rfork_say_number(call, "", (uint64_t)getpid(), "");
   rfork_say_host(call, host, port, room, sizeof room);
+  for (i = 1; i <= before; ++i) close(call[-i].report[0]); /* of other children: their reports aren't ours */
   close(call->report[0]);
   rfork_start(call);
   while (call->role == 0) syscall(SYS_futex, &call->role, 0 /* FUTEX_WAIT */, 0, (void *)0, (void *)0, 0);
@@ -280,6 +284,7 @@ static RFORK_UNUSED int rfork_many(const char *const hosts[], int n, pid_t pids[
   mask = rfork_block_signals();
   for (i = 0; i < n; ++i) {
     pids[i] = -1;
+    calls[i].report[0] = -1;
     if (hosts[i] == (char *)0 || hosts[i][0] == 0) {
       failed = 1, error = EINVAL;
       rfork_fail(EINVAL, "rfork: no host is named");
@@ -287,22 +292,20 @@ static RFORK_UNUSED int rfork_many(const char *const hosts[], int n, pid_t pids[
     }
     if (rfork_prepare(&calls[i], (struct rfork_options *)0) != 0) {
       failed = 1, error = errno;
+      calls[i].report[0] = -1;
       continue;
     }
     pids[i] = rfork_launch(&calls[i], hosts[i], 0, (uint32_t)i + 1);
     if (pids[i] == 0) {
-      int own = i;
-      while (i-- > 0) {
-        if (pids[i] > 0) close(calls[i].report[0]);
-      }
       free(calls);
       rfork_restore_signals(mask);
-      return own;
+      return i;
     }
     close(calls[i].report[1]);
     if (pids[i] < 0) {
       failed = 1, error = errno;
       close(calls[i].report[0]);
+      calls[i].report[0] = -1;
       rfork_fail(error, "rfork: fork() failed");
     }
   }

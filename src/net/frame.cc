@@ -56,6 +56,10 @@ std::string_view name_of(FrameType type) {
       return "RELAY_END";
     case FrameType::relay_broken:
       return "RELAY_BROKEN";
+    case FrameType::relay_ready:
+      return "RELAY_READY";
+    case FrameType::relay_wanted:
+      return "RELAY_WANTED";
     case FrameType::signal:
       return "SIGNAL";
     case FrameType::child_state:

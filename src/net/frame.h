@@ -46,6 +46,8 @@ enum class FrameType : uint8_t {
   relay_taken = 33,   ///< u32 stream, u64 bytes in all that have reached the other side's end
   relay_end = 34,     ///< u32 stream, u64 offset: no byte will come behind it
   relay_broken = 35,  ///< u32 stream, u64 0: nobody reads there what comes
+  relay_ready = 38,   ///< u32 stream, u64 0: there is something to read, for who wants it
+  relay_wanted = 39,  ///< u32 stream, u64 0: somebody reads there
   signal = 36,        ///< i32: to the child
   child_state = 37,   ///< what became of the child
 };

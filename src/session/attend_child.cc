@@ -9,7 +9,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
+#include <map>
 #include <optional>
 
 #include "base/error.h"
@@ -52,6 +54,7 @@ class Attendance {
 
  private:
   void hear_child();
+  int look_for_readers();
   void note(int wait_status);
   void take(FrameType type, std::span<const std::byte> body);
   void pass_signal(int signal);
@@ -62,6 +65,8 @@ class Attendance {
   UniqueFd signals_;
   FramePump pump_;
   Relays relays_;
+  std::map<uint32_t, uint64_t> inodes_;  ///< of what the child has, by stream
+  int pause_ms_ = 1;                     ///< before the next look for readers
   bool ended_ = false;
   bool connected_ = true;
 };
@@ -69,7 +74,10 @@ class Attendance {
 Attendance::Attendance(WorkerContext& worker, const AttendedChild& child,
                        std::vector<RelayEnd> ends)
     : worker_(worker), child_(child), signals_(open_signals()), pump_(worker.link), relays_(pump_) {
-  for (RelayEnd& end : ends) add_at_destination(relays_, std::move(end));
+  for (RelayEnd& end : ends) {
+    inodes_[end.id] = end.inode_of_child;
+    add_at_destination(relays_, std::move(end));
+  }
   if (child_.end_pipe >= 0 && ::fcntl(child_.end_pipe, F_SETFL, O_NONBLOCK) != 0) {
     throw_errno("fcntl(O_NONBLOCK)");
   }
@@ -86,7 +94,8 @@ void Attendance::run() {
     polls.push_back({worker_.link.input(), POLLIN, 0});
     polls.push_back({worker_.link.output(), static_cast<short>(writes ? POLLOUT : 0), 0});
     relays_.add_polls(polls);
-    if (::poll(polls.data(), polls.size(), -1) < 0 && errno != EINTR) throw_errno("poll");
+    if (::poll(polls.data(), polls.size(), look_for_readers()) < 0 && errno != EINTR)
+      throw_errno("poll");
     try {
       if (polls[0].revents != 0 || polls[1].revents != 0) hear_child();
       relays_.handle(polls);
@@ -99,6 +108,25 @@ void Attendance::run() {
       lose(refusal.what());
     }
   }
+}
+
+/// What others at the origin may read too is fetched only for a child that reads. The kernel tells
+/// of a wait when it is asked, not by itself: gives how long to wait with poll(2) until the next
+/// look.
+int Attendance::look_for_readers() {
+  constexpr int kLongest = 50;
+  const std::vector<uint32_t> unwanted = relays_.unwanted();
+  if (unwanted.empty() || ended_) {
+    pause_ms_ = 1;
+    return -1;
+  }
+  for (const uint32_t id : unwanted) {
+    if (somebody_reads(child_.pid, inodes_.at(id))) relays_.want(id);
+  }
+  pump_.write();
+  if (relays_.unwanted().empty()) return -1;
+  pause_ms_ = std::min(2 * pause_ms_, kLongest);
+  return pause_ms_;
 }
 
 void Attendance::hear_child() {
@@ -136,6 +164,8 @@ void Attendance::take(FrameType type, std::span<const std::byte> body) {
     case FrameType::relay_taken:
     case FrameType::relay_end:
     case FrameType::relay_broken:
+    case FrameType::relay_ready:
+    case FrameType::relay_wanted:
       return relays_.take(type, body);
     case FrameType::signal:
       return pass_signal(decode<SignalMessage>(body).signal);

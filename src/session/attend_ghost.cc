@@ -123,6 +123,8 @@ void Attendance::take(FrameType type, std::span<const std::byte> body) {
     case FrameType::relay_taken:
     case FrameType::relay_end:
     case FrameType::relay_broken:
+    case FrameType::relay_ready:
+    case FrameType::relay_wanted:
       return relays_.take(type, body);
     case FrameType::child_state:
       return take_state(decode<ChildStateMessage>(body).wait_status);
@@ -156,8 +158,9 @@ void Attendance::end_ghost() {
 void Attendance::lose(const std::string& why) {
   connected_ = false;
   if (end_) return;
-  say(where_.messages, fmt::format("rfork: {}: the connection of process {} to its child is lost: {}\n",
-                                   where_.there, where_.pid, why));
+  say(where_.messages,
+      fmt::format("rfork: {}: the connection of process {} to its child is lost: {}\n",
+                  where_.there, where_.pid, why));
   end_ = kLost << 8;
 }
 

@@ -5,7 +5,11 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
 
 #include "base/error.h"
 #include "base/io.h"
@@ -66,8 +70,59 @@ RelayPair make_relay_pair(const image::Description& description) {
       break;
   }
   set_non_blocking(pair.ours.fd.get());
+  struct stat status {};
+  if (::fstat(pair.of_child.get(), &status) == 0) pair.ours.inode_of_child = status.st_ino;
   if ((description.flags & O_NONBLOCK) != 0) set_non_blocking(pair.of_child.get());
   return pair;
+}
+
+namespace {
+
+/// Whether a thread in the system call that /proc/PID/task/TID/syscall shows waits for `inode`.
+bool waits_for(const std::string& directory, const std::string& call, uint64_t inode) {
+  char* rest = nullptr;
+  const long number = std::strtol(call.c_str(), &rest, 10);
+  const unsigned long first = std::strtoul(rest, &rest, 16);
+  switch (number) {
+    case SYS_poll:
+    case SYS_ppoll:
+    case SYS_select:
+    case SYS_pselect6:
+    case SYS_epoll_wait:
+    case SYS_epoll_pwait:
+    case SYS_io_uring_enter:
+      return true;
+    case SYS_read:
+    case SYS_readv:
+    case SYS_recvfrom:
+    case SYS_recvmsg:
+    case SYS_splice:
+    case SYS_tee: {
+      struct stat status {};
+      const std::string path = fmt::format("{}fd/{}", directory, first);
+      return ::stat(path.c_str(), &status) == 0 && status.st_ino == inode;
+    }
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+bool somebody_reads(pid_t pid, uint64_t inode) {
+  const std::string directory = fmt::format("/proc/{}/", pid);
+  for (const int tid : try_list_numbers(directory + "task").value_or(std::vector<int>())) {
+    const std::string task = fmt::format("{}task/{}/", directory, tid);
+    const auto call = try_read_file_at(AT_FDCWD, task + "syscall");
+    if (!call && errno != ESRCH && errno != ENOENT) return true;
+    if (call && waits_for(directory, *call, inode)) return true;
+    const auto children = try_read_file_at(AT_FDCWD, task + "children");
+    const char* at = children ? children->c_str() : "";
+    for (char* end = nullptr; const long child = std::strtol(at, &end, 10); at = end) {
+      if (somebody_reads(static_cast<pid_t>(child), inode)) return true;
+    }
+  }
+  return false;
 }
 
 RelayEnd origin_end(const image::Description& description, UniqueFd own) {
@@ -92,7 +147,8 @@ void add_at_destination(Relays& relays, RelayEnd end) {
 void add_at_origin(Relays& relays, RelayEnd end) {
   const bool source = end.type != Type::writer;
   const bool sink = end.type != Type::reader;
-  relays.add(end.id, std::move(end.fd), source, sink, end.type == Type::socket);
+  relays.add(end.id, std::move(end.fd), source, sink, end.type == Type::socket,
+             end.on_demand ? Relays::Reading::on_demand : Relays::Reading::eagerly);
 }
 
 }  // namespace rfork::session

@@ -15,6 +15,8 @@ struct RelayEnd {
   uint32_t id = 0;  ///< of the description
   image::Description::RelayType type = image::Description::RelayType::reader;
   UniqueFd fd;
+  uint64_t inode_of_child = 0;  ///< at the destination: of what the child has
+  bool on_demand = false;       ///< at the origin: others read it too
 };
 
 /// At the destination: what the child gets for a relayed description, and our end of it.
@@ -23,6 +25,10 @@ struct RelayPair {
   UniqueFd of_child;
 };
 RelayPair make_relay_pair(const image::Description& description);
+/// Whether `pid` or a process that it made waits to read what has this inode, or for any of several
+/// things. True, too, where the kernel doesn't tell.
+bool somebody_reads(pid_t pid, uint64_t inode);
+
 /// At the origin: the original's own end, so that reading and writing it never waits. It stays the
 /// same pipe, socket or terminal, but where that can be, a description of our own.
 RelayEnd origin_end(const image::Description& description, UniqueFd own);

@@ -50,15 +50,17 @@ RelayHead decode_head(FrameType type, std::span<const std::byte> body) {
 
 }  // namespace
 
-void Relays::add(uint32_t id, UniqueFd fd, bool source, bool sink, bool socket) {
+void Relays::add(uint32_t id, UniqueFd fd, bool source, bool sink, bool socket, Reading reading) {
   Stream& stream = streams_[id];
   stream.fd = std::move(fd);
   stream.source = source;
   stream.sink = sink;
   stream.socket = socket;
+  stream.on_demand = reading == Reading::on_demand;
 }
 
 bool Relays::may_read(const Stream& stream) const {
+  if (stream.on_demand && stream.announced) return false;
   return stream.source && stream.sent - stream.acknowledged < kWindow && pump_.queued() < kQueued;
 }
 
@@ -92,6 +94,11 @@ void Relays::handle(std::span<const pollfd> polls) {
 }
 
 void Relays::read_source(uint32_t id, Stream& stream) {
+  if (stream.on_demand) {
+    stream.announced = true;
+    pump_.put(FrameType::relay_ready, encode_head(id, 0));
+    return;
+  }
   std::array<std::byte, kPiece> bytes;
   const ssize_t n = stream.socket
                         ? ::recv(stream.fd.get(), bytes.data(), bytes.size(), MSG_DONTWAIT)
@@ -176,6 +183,12 @@ void Relays::take(FrameType type, std::span<const std::byte> body) {
       stream.ended = true;
       if (stream.sink) write_sink(head.stream, stream);
       break;
+    case FrameType::relay_ready:
+      stream.offered = true;
+      break;
+    case FrameType::relay_wanted:
+      stream.on_demand = false;
+      break;
     case FrameType::relay_broken:
       if (stream.source && stream.socket) ::shutdown(stream.fd.get(), SHUT_RD);
       stream.source = false;
@@ -195,6 +208,19 @@ void Relays::drain() {
     }
     close_if_idle(stream);
   }
+}
+
+std::vector<uint32_t> Relays::unwanted() const {
+  std::vector<uint32_t> ids;
+  for (const auto& [id, stream] : streams_) {
+    if (stream.offered && stream.sink) ids.push_back(id);
+  }
+  return ids;
+}
+
+void Relays::want(uint32_t id) {
+  streams_.at(id).offered = false;
+  pump_.put(FrameType::relay_wanted, encode_head(id, 0));
 }
 
 bool Relays::has_undelivered() const {

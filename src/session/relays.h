@@ -24,8 +24,14 @@ class Relays {
  public:
   explicit Relays(FramePump& pump) : pump_(pump) {}
 
+  /// How a source is read.
+  enum class Reading {
+    eagerly,   ///< what comes is sent on
+    on_demand  ///< only once somebody is known to read on the other side: others read here, too
+  };
   /// `fd` is read from when `source`, written to when `sink`. Non-blocking, or a socket.
-  void add(uint32_t id, UniqueFd fd, bool source, bool sink, bool socket);
+  void add(uint32_t id, UniqueFd fd, bool source, bool sink, bool socket,
+           Reading reading = Reading::eagerly);
 
   /// Appends what is waited for; handle() must get the same entries back.
   void add_polls(std::vector<pollfd>& polls);
@@ -35,6 +41,11 @@ class Relays {
   void take(net::FrameType type, std::span<const std::byte> body);
   /// Reads all that can be read at once from every source: the child has ended.
   void drain();
+
+  /// Streams whose source has something to read that nobody has been seen to want.
+  std::vector<uint32_t> unwanted() const;
+  /// Tells the other side that somebody reads `id` here.
+  void want(uint32_t id);
 
   /// Bytes that came and have not been written yet.
   bool has_undelivered() const;
@@ -47,9 +58,12 @@ class Relays {
     bool socket = false;
     // From here to there.
     bool source = false;
+    bool on_demand = false;  ///< nobody has been seen to read it
+    bool announced = false;  ///< and the other side knows that there is something
     uint64_t sent = 0, acknowledged = 0;
     // From there to here.
     bool sink = false;
+    bool offered = false;  ///< there is something to read that was not sent
     Bytes pending;
     size_t pending_at = 0;
     uint64_t received = 0, written = 0, reported = 0;

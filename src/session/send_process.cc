@@ -101,9 +101,9 @@ UniqueFd standard_error_of(pid_t pid) {
 }
 
 // The commit of a move. On return exactly one copy runs, the child; on an exception but in_doubt,
-// the original. With `ghost` the original's pid stays, attended to by a process of its own.
+// the original. With a ghost the original's pid stays, attended to by a process of its own.
 Running commit_move(tracer::Capture& capture, Destination& there, CommitKeeper& keeper,
-                    const Endpoint& endpoint, pid_t pid, bool ghost) {
+                    const Endpoint& endpoint, pid_t pid, const SendOptions& options) {
   capture.hold_original();
   keeper.commit_begins(there.move_id());
   std::optional<Running> running;
@@ -119,7 +119,7 @@ Running commit_move(tracer::Capture& capture, Destination& there, CommitKeeper& 
     keeper.commit_ends();
     throw Refusal(Failure::in_doubt, how_to_decide(pid, there.name(), there.move_id()));
   }
-  if (!ghost) {
+  if (!options.ghost) {
     capture.end_original();
     keeper.commit_ends();
     return *running;
@@ -127,6 +127,7 @@ Running commit_move(tracer::Capture& capture, Destination& there, CommitKeeper& 
   std::vector<RelayEnd> ends;
   for (auto& [id, fd] : capture.take_relays()) {
     ends.push_back(origin_end(*image::find_id(capture.snapshot().descriptions, id), std::move(fd)));
+    ends.back().on_demand = options.shares_with_parent;
   }
   const UniqueFd messages = standard_error_of(pid);
   capture.leave_ghost();
@@ -178,9 +179,9 @@ Sent send_process(pid_t pid, const Endpoint& endpoint, const SendOptions& option
   sent.image_bytes = stream_image(capture, there, pid);
   const Ready ready = there.finish_and_wait_ready();
   committing = true;
-  const Running running =
-      options.capture.move ? commit_move(capture, there, *keeper, uninterrupted, pid, options.ghost)
-                           : commit_copy(there, uninterrupted, pid);
+  const Running running = options.capture.move
+                              ? commit_move(capture, there, *keeper, uninterrupted, pid, options)
+                              : commit_copy(there, uninterrupted, pid);
 
   sent.pid = running.pid;
   sent.child_id = running.child_id;

@@ -1,0 +1,259 @@
+/* Programs that call rfork(): FOLDER CASE HOST [MORE...]. Each verifies the contract of fork(2) in the parent and in the child,
+ * and ends with 0 and "ok", or with 1 and a line that says what differs. Compiled as C99 and as C++17. */
+#include <rfork/rfork.h>
+
+#include <pthread.h>
+#include <signal.h>
+#include <time.h>
+
+#define EXPECT(condition)                                                          \
+  do {                                                                             \
+    if (!(condition)) {                                                            \
+      fprintf(stderr, "FAIL line %d in %d: not so: %s (errno %d, rfork: %s)\n",    \
+              __LINE__, (int)getpid(), #condition, errno, rfork_error());          \
+      exit(1);                                                                     \
+    }                                                                              \
+  } while (0)
+
+static const char *host;
+static volatile sig_atomic_t child_signals;
+static void note_child(int number) {
+  (void)number;
+  ++child_signals;
+}
+
+static int status_of(pid_t child) {
+  int status = 0;
+  EXPECT(waitpid(child, &status, 0) == child);
+  return status;
+}
+
+static void test_status(void) {
+  const pid_t parent = getpid();
+  pid_t child;
+  int status;
+  signal(SIGCHLD, note_child);
+  child = rfork(host);
+  EXPECT(child >= 0);
+  if (child == 0) {
+    EXPECT(getpid() != parent);
+    EXPECT(waitpid(-1, &status, 0) == -1 && errno == ECHILD);
+    exit(42);
+  }
+  EXPECT(rfork_error()[0] == 0);
+  status = status_of(child);
+  EXPECT(WIFEXITED(status) && WEXITSTATUS(status) == 42);
+  EXPECT(child_signals == 1);
+  EXPECT(waitpid(-1, &status, WNOHANG) == -1 && errno == ECHILD);
+}
+
+static void test_pipes(void) {
+  int to_child[2], to_parent[2], i;
+  pid_t child;
+  char text[32];
+  EXPECT(pipe(to_child) == 0 && pipe(to_parent) == 0);
+  EXPECT(write(to_child[1], "before ", 7) == 7);
+  child = rfork(host);
+  EXPECT(child >= 0);
+  if (child == 0) {
+    ssize_t n;
+    close(to_child[1]);
+    close(to_parent[0]);
+    while ((n = read(to_child[0], text, sizeof text)) > 0) EXPECT(write(to_parent[1], text, (size_t)n) == n);
+    exit(n == 0 ? 0 : 1);
+  }
+  close(to_child[0]);
+  close(to_parent[1]);
+  for (i = 0; i < 3; ++i) EXPECT(write(to_child[1], "hello ", 6) == 6);
+  close(to_child[1]);
+  i = 0;
+  while (i < 25) {
+    const ssize_t n = read(to_parent[0], text + i, sizeof text - (size_t)i);
+    EXPECT(n > 0);
+    i += (int)n;
+  }
+  EXPECT(i == 25 && memcmp(text, "before hello hello hello ", 25) == 0);
+  EXPECT(read(to_parent[0], text, sizeof text) == 0);
+  EXPECT(status_of(child) == 0);
+}
+
+static void test_signals(void) {
+  const pid_t child = rfork(host);
+  int status;
+  EXPECT(child >= 0);
+  if (child == 0) {
+    for (;;) pause();
+  }
+  EXPECT(kill(child, SIGSTOP) == 0);
+  EXPECT(waitpid(child, &status, WUNTRACED) == child && WIFSTOPPED(status));
+  EXPECT(kill(child, SIGCONT) == 0);
+  EXPECT(waitpid(child, &status, 8 /* WCONTINUED */) == child);
+  EXPECT(kill(child, SIGTERM) == 0);
+  status = status_of(child);
+  EXPECT(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM);
+}
+
+static void test_nested(void) {
+  int ends[2];
+  char text[8] = "";
+  pid_t child;
+  EXPECT(pipe(ends) == 0);
+  child = rfork(host);
+  EXPECT(child >= 0);
+  if (child == 0) {
+    const pid_t grandchild = rfork(host);
+    EXPECT(grandchild >= 0);
+    if (grandchild == 0) {
+      EXPECT(write(ends[1], "deep", 4) == 4);
+      exit(5);
+    }
+    exit(WEXITSTATUS(status_of(grandchild)) + 1);
+  }
+  close(ends[1]);
+  EXPECT(read(ends[0], text, sizeof text) == 4 && strcmp(text, "deep") == 0);
+  EXPECT(WEXITSTATUS(status_of(child)) == 6);
+}
+
+static void test_many(void) {
+  const char *hosts[5];
+  pid_t pids[5];
+  int i, which, seen = 0;
+  for (i = 0; i < 5; ++i) hosts[i] = host;
+  which = rfork_many(hosts, 5, pids);
+  EXPECT(which >= 0);
+  if (which < 5) exit(10 + which);
+  for (i = 0; i < 5; ++i) {
+    const int status = status_of(pids[i]);
+    EXPECT(WIFEXITED(status) && WEXITSTATUS(status) == 10 + i);
+    ++seen;
+  }
+  EXPECT(seen == 5);
+  hosts[3] = "no-such-host.invalid";
+  which = rfork_many(hosts, 5, pids);
+  if (which >= 0) exit(20 + which);
+  EXPECT(which == -1 && errno == EHOSTUNREACH && pids[3] == -1);
+  for (i = 0; i < 5; ++i) {
+    if (i != 3) EXPECT(WEXITSTATUS(status_of(pids[i])) == 20 + i);
+  }
+}
+
+static void *spin(void *stop) {
+  while (*(volatile int *)stop == 0) {
+    struct timespec pause_ns = {0, 1000000};
+    void *block = malloc(1000);
+    nanosleep(&pause_ns, NULL);
+    free(block);
+  }
+  return NULL;
+}
+
+static int count_threads(void) {
+  char line[200];
+  int threads = 0;
+  FILE *status = fopen("/proc/self/status", "r");
+  EXPECT(status != NULL);
+  while (fgets(line, sizeof line, status) != NULL) {
+    if (strncmp(line, "Threads:", 8) == 0) threads = atoi(line + 8);
+  }
+  fclose(status);
+  return threads;
+}
+
+static void test_threads(void) {
+  pthread_t threads[4];
+  int stop = 0, i, rounds;
+  for (i = 0; i < 4; ++i) EXPECT(pthread_create(&threads[i], NULL, spin, &stop) == 0);
+  for (rounds = 0; rounds < 5; ++rounds) {
+    const pid_t child = rfork(host);
+    EXPECT(child >= 0);
+    if (child == 0) {
+      free(malloc(100));
+      exit(count_threads());
+    }
+    EXPECT(WEXITSTATUS(status_of(child)) == 1);
+  }
+  stop = 1;
+  for (i = 0; i < 4; ++i) pthread_join(threads[i], NULL);
+}
+
+static void test_move(void) {
+  static char name[300], there[300];
+  FILE *file = fopen("/proc/sys/kernel/hostname", "r");
+  EXPECT(file != NULL && fgets(name, sizeof name, file) != NULL);
+  fclose(file);
+  EXPECT(rfork_move(host) == 0);
+  file = fopen("/proc/sys/kernel/hostname", "r");
+  EXPECT(file != NULL && fgets(there, sizeof there, file) != NULL);
+  fclose(file);
+  printf("ok\n");
+  exit(33);
+}
+
+static void fails(const char *where, int error, const char *sentence) {
+  const pid_t child = rfork(where);
+  int status;
+  if (child == 0) exit(0);
+  if (child != -1 || errno != error || strstr(rfork_error(), sentence) == NULL) {
+    fprintf(stderr, "FAIL: rfork(\"%s\") gives %d, errno %d, \"%s\"; errno %d and \"%s\" were expected\n", where, (int)child,
+            errno, rfork_error(), error, sentence);
+    exit(1);
+  }
+  EXPECT(waitpid(-1, &status, WNOHANG) == -1 && errno == ECHILD);
+  EXPECT(child_signals == 0);
+}
+
+static void test_errors(void) {
+  char closed[64];
+  int event;
+  signal(SIGCHLD, note_child);
+  EXPECT(rfork(NULL) == -1 && errno == EINVAL);
+  fails("", EINVAL, "no host");
+  fails("no-such-host.invalid", EHOSTUNREACH, "no-such-host.invalid");
+  fails("127.0.0.1:0", EINVAL, "port");
+  fails("127.0.0.1:70000", EINVAL, "port");
+  snprintf(closed, sizeof closed, "127.0.0.1:1");
+  fails(closed, EHOSTUNREACH, "127.0.0.1:1");
+  event = (int)syscall(SYS_eventfd2, 0, 0);
+  EXPECT(event >= 0);
+  fails(host, ENOTSUP, "eventfd");
+  {
+    struct rfork_options options;
+    pid_t child;
+    memset(&options, 0, sizeof options);
+    options.size = sizeof options;
+    options.host = host;
+    options.drop = &event;
+    options.drop_count = 1;
+    child = rfork_with(&options);
+    if (child == 0) exit(fcntl(event, F_GETFD) == -1 ? 8 : 9);
+    EXPECT(child > 0 && WEXITSTATUS(status_of(child)) == 8);
+    child_signals = 0;
+    options.key = "/nonexistent/key";
+    EXPECT(rfork_with(&options) == -1);
+    options.size = 3;
+    EXPECT(rfork_with(&options) == -1 && errno == EINVAL);
+  }
+  close(event);
+  setenv("RFORK_TRACE", "/nonexistent/rfork-trace", 1);
+  fails(host, ENOSYS, "RFORK_TRACE");
+  setenv("RFORK_TRACE", "/bin/true", 1);
+  fails(host, EIO, "without a word");
+}
+
+int main(int argc, char **argv) {
+  static const struct {
+    const char *name;
+    void (*run)(void);
+  } cases[] = {{"status", test_status}, {"pipes", test_pipes}, {"signals", test_signals}, {"nested", test_nested},
+               {"many", test_many}, {"threads", test_threads}, {"move", test_move}, {"errors", test_errors}};
+  size_t i;
+  if (argc < 4) return 2;
+  host = argv[3];
+  for (i = 0; i < sizeof cases / sizeof cases[0]; ++i) {
+    if (strcmp(cases[i].name, argv[2]) != 0) continue;
+    cases[i].run();
+    printf("ok\n");
+    return 0;
+  }
+  return 2;
+}
