@@ -82,6 +82,8 @@ void visit_fields(auto& visit, Is<Description> auto& x) {
   visit("object", x.object);
   visit.later("locks", x.locks);
   visit.later("relay", x.relay);
+  visit.later("terminal_modes", x.terminal_modes);
+  visit.later("window_size", x.window_size);
 }
 
 void visit_fields(auto& visit, Is<Descriptor> auto& x) {

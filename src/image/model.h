@@ -121,6 +121,8 @@ struct Description {
   std::optional<uint32_t> object;
   std::vector<FileLock> locks;
   RelayType relay = RelayType::reader;  ///< of kind relay
+  Bytes terminal_modes;                 ///< struct termios2 of a relayed terminal
+  Bytes window_size;                    ///< its struct winsize
 };
 
 struct Descriptor {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -238,6 +239,20 @@ void OpenFiles::add_handed(PlanWriter& plan, HandedFds& handed) const {
               {static_cast<uint64_t>(handed(found->second.fd)),
                static_cast<uint64_t>(descriptor.fd), descriptor.close_on_exec ? O_CLOEXEC : 0u},
               fmt::format("place descriptor {}", descriptor.fd), descriptor.fd);
+  }
+}
+
+void OpenFiles::add_controlling_terminal(PlanWriter& plan) const {
+  if (options_.foreground) return;  // it stays in the caller's session
+  for (const Descriptor& descriptor : process_.descriptors) {
+    const Description* description = image::find_id(snapshot_.descriptions, descriptor.description);
+    if (description == nullptr || description->kind != Description::Kind::relay ||
+        description->relay != Description::RelayType::terminal) {
+      continue;
+    }
+    plan.try_call(SYS_ioctl, {static_cast<uint64_t>(descriptor.fd), TIOCSCTTY, 0},
+                  "take the terminal");
+    return;
   }
 }
 

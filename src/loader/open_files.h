@@ -28,6 +28,8 @@ class OpenFiles {
   void hand(HandedFds& handed) const;
   /// Puts descriptors that this process opened at their numbers.
   void add_handed(PlanWriter& plan, HandedFds& handed) const;
+  /// Makes the terminal that stands in for the image's the child's own. After add_handed().
+  void add_controlling_terminal(PlanWriter& plan) const;
   /// Opens what only the child can open (directories in its own mount namespace, /proc/self). With
   /// the child's own user.
   void add_opened_by_child(PlanWriter& plan) const;

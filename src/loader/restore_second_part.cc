@@ -60,6 +60,7 @@ void Restore::State::write_second_part() {
   add_memory_layout(*plan_, process_, settings_, exe, exe_operation);
   add_shared_settings(*plan_, process_, settings_);
   open_files_->add_handed(*plan_, handed_);
+  open_files_->add_controlling_terminal(*plan_);
   for (const auto& [fd, seals] : files_->seals()) {
     plan_->call(SYS_fcntl, {static_cast<uint64_t>(handed_(fd)), F_ADD_SEALS, seals},
                 "seal a memfd");

@@ -60,6 +60,8 @@ std::string_view name_of(FrameType type) {
       return "RELAY_READY";
     case FrameType::relay_wanted:
       return "RELAY_WANTED";
+    case FrameType::relay_window:
+      return "RELAY_WINDOW";
     case FrameType::signal:
       return "SIGNAL";
     case FrameType::child_state:

@@ -48,6 +48,7 @@ enum class FrameType : uint8_t {
   relay_broken = 35,  ///< u32 stream, u64 0: nobody reads there what comes
   relay_ready = 38,   ///< u32 stream, u64 0: there is something to read, for who wants it
   relay_wanted = 39,  ///< u32 stream, u64 0: somebody reads there
+  relay_window = 40,  ///< u32 stream, struct winsize: of a terminal
   signal = 36,        ///< i32: to the child
   child_state = 37,   ///< what became of the child
 };

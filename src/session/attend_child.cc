@@ -1,9 +1,11 @@
 #include "session/attend_child.h"
 
+#include <asm/termbits.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <spdlog/spdlog.h>
+#include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -11,6 +13,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstring>
 #include <map>
 #include <optional>
 
@@ -58,6 +61,7 @@ class Attendance {
   void note(int wait_status);
   void take(FrameType type, std::span<const std::byte> body);
   void pass_signal(int signal);
+  void notice_keys(std::span<const std::byte> relayed);
   void lose(const std::string& why);
 
   WorkerContext& worker_;
@@ -66,6 +70,7 @@ class Attendance {
   FramePump pump_;
   Relays relays_;
   std::map<uint32_t, uint64_t> inodes_;  ///< of what the child has, by stream
+  std::map<uint32_t, int> terminals_;    ///< our ends, by stream
   int pause_ms_ = 1;                     ///< before the next look for readers
   bool ended_ = false;
   bool connected_ = true;
@@ -76,6 +81,7 @@ Attendance::Attendance(WorkerContext& worker, const AttendedChild& child,
     : worker_(worker), child_(child), signals_(open_signals()), pump_(worker.link), relays_(pump_) {
   for (RelayEnd& end : ends) {
     inodes_[end.id] = end.inode_of_child;
+    if (end.type == image::Description::RelayType::terminal) terminals_[end.id] = end.fd.get();
     add_at_destination(relays_, std::move(end));
   }
   if (child_.end_pipe >= 0 && ::fcntl(child_.end_pipe, F_SETFL, O_NONBLOCK) != 0) {
@@ -161,11 +167,14 @@ void Attendance::note(int wait_status) {
 void Attendance::take(FrameType type, std::span<const std::byte> body) {
   switch (type) {
     case FrameType::relay:
+      if (body.size() > kRelayHeadSize) notice_keys(body);
+      return relays_.take(type, body);
     case FrameType::relay_taken:
     case FrameType::relay_end:
     case FrameType::relay_broken:
     case FrameType::relay_ready:
     case FrameType::relay_wanted:
+    case FrameType::relay_window:
       return relays_.take(type, body);
     case FrameType::signal:
       return pass_signal(decode<SignalMessage>(body).signal);
@@ -181,6 +190,20 @@ void Attendance::pass_signal(int signal) {
   const bool of_terminal = signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU;
   if (of_terminal && has_default_action(child_.pid, signal)) signal = SIGSTOP;
   ::syscall(SYS_pidfd_send_signal, child_.pidfd.get(), signal, nullptr, 0);
+}
+
+/// The key that stops the foreground: the child's terminal sends a signal, which the kernel ignores
+/// for a child that is alone in its session. So it is sent from here as well.
+void Attendance::notice_keys(std::span<const std::byte> relayed) {
+  uint32_t id = 0;
+  std::memcpy(&id, relayed.data(), sizeof id);
+  const auto terminal = terminals_.find(id);
+  termios2 modes{};
+  if (terminal == terminals_.end() || ::ioctl(terminal->second, TCGETS2, &modes) != 0) return;
+  const auto keys = relayed.subspan(kRelayHeadSize);
+  const auto stop = static_cast<std::byte>(modes.c_cc[VSUSP]);
+  if ((modes.c_lflag & ISIG) == 0 || std::ranges::find(keys, stop) == keys.end()) return;
+  if (has_default_action(child_.pid, SIGTSTP)) pass_signal(SIGTSTP);
 }
 
 void Attendance::lose(const std::string& why) {

@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "base/io.h"
 #include "session/messages.h"
+#include "session/origin_terminal.h"
 #include "tracer/ghost.h"
 
 namespace rfork::session {
@@ -46,6 +47,7 @@ class Attendance {
   void take(FrameType type, std::span<const std::byte> body);
   void take_state(int wait_status);
   void end_ghost();
+  void use_terminal(bool ours);
   void lose(const std::string& why);
 
   net::Link& link_;
@@ -54,6 +56,8 @@ class Attendance {
   Ghost ghost_;
   FramePump pump_;
   Relays relays_;
+  uint32_t terminal_id_ = 0;  ///< of the stream
+  std::optional<OriginTerminal> terminal_;
   int asked_to_stop_ = SIGSTOP;
   std::optional<int> end_;  ///< of the child, as wait(2) tells
   bool connected_ = true;
@@ -67,7 +71,21 @@ Attendance::Attendance(net::Link& link, const AttendedGhost& ghost, std::vector<
       ghost_(ghost.pid),
       pump_(link),
       relays_(pump_) {
-  for (RelayEnd& end : ends) add_at_origin(relays_, std::move(end));
+  for (RelayEnd& end : ends) {
+    if (end.type == image::Description::RelayType::terminal && end.reads && !terminal_) {
+      terminal_.emplace(end.fd.get(), ghost.pid);
+      terminal_id_ = end.id;
+    }
+    add_at_origin(relays_, std::move(end));
+  }
+  use_terminal(true);
+}
+
+/// Only the foreground's programs read a terminal.
+void Attendance::use_terminal(bool ours) {
+  if (!terminal_) return;
+  if (!ours) terminal_->give_back();
+  relays_.hold(terminal_id_, !ours || !terminal_->take());
 }
 
 void Attendance::run() {
@@ -113,6 +131,11 @@ void Attendance::hear_ghost() {
     if (passed == SIGSTOP || passed == SIGTSTP || passed == SIGTTIN || passed == SIGTTOU) {
       asked_to_stop_ = passed;
     }
+    if (passed == SIGCONT) use_terminal(true);
+    if (passed == SIGWINCH && terminal_) {
+      if (const auto size = terminal_->window_size()) relays_.tell_window(terminal_id_, *size);
+      continue;  // the child's own terminal tells it
+    }
     pump_.put(FrameType::signal, encode(SignalMessage{passed}));
   }
 }
@@ -125,6 +148,7 @@ void Attendance::take(FrameType type, std::span<const std::byte> body) {
     case FrameType::relay_broken:
     case FrameType::relay_ready:
     case FrameType::relay_wanted:
+    case FrameType::relay_window:
       return relays_.take(type, body);
     case FrameType::child_state:
       return take_state(decode<ChildStateMessage>(body).wait_status);
@@ -138,12 +162,14 @@ void Attendance::take_state(int wait_status) {
   if (WIFSTOPPED(wait_status)) {
     // The child may have been stopped by SIGSTOP in place of a terminal's signal.
     const int signal = WSTOPSIG(wait_status);
+    use_terminal(false);
     ghost_.stop(signal == SIGSTOP ? asked_to_stop_ : signal);
     asked_to_stop_ = SIGSTOP;
   } else if (WIFCONTINUED(wait_status)) {
     ghost_.go_on();
   } else {
     end_ = wait_status;
+    use_terminal(false);
   }
 }
 
@@ -158,6 +184,7 @@ void Attendance::end_ghost() {
 void Attendance::lose(const std::string& why) {
   connected_ = false;
   if (end_) return;
+  use_terminal(false);
   say(where_.messages,
       fmt::format("rfork: {}: the connection of process {} to its child is lost: {}\n",
                   where_.there, where_.pid, why));

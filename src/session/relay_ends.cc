@@ -1,8 +1,10 @@
 #include "session/relay_ends.h"
 
+#include <asm/termbits.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -10,6 +12,7 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 
 #include "base/error.h"
 #include "base/io.h"
@@ -49,6 +52,19 @@ std::pair<UniqueFd, UniqueFd> open_terminal() {
   return {std::move(master), std::move(slave)};
 }
 
+void set_terminal(const image::Description& description, int fd) {
+  if (description.terminal_modes.size() == sizeof(termios2)) {
+    termios2 modes;
+    std::memcpy(&modes, description.terminal_modes.data(), sizeof modes);
+    ::ioctl(fd, TCSETS2, &modes);
+  }
+  if (description.window_size.size() == sizeof(winsize)) {
+    winsize size;
+    std::memcpy(&size, description.window_size.data(), sizeof size);
+    ::ioctl(fd, TIOCSWINSZ, &size);
+  }
+}
+
 }  // namespace
 
 RelayPair make_relay_pair(const image::Description& description) {
@@ -67,6 +83,7 @@ RelayPair make_relay_pair(const image::Description& description) {
       break;
     case Type::terminal:
       std::tie(pair.ours.fd, pair.of_child) = open_terminal();
+      set_terminal(description, pair.of_child.get());
       break;
   }
   set_non_blocking(pair.ours.fd.get());
@@ -145,7 +162,7 @@ void add_at_destination(Relays& relays, RelayEnd end) {
 }
 
 void add_at_origin(Relays& relays, RelayEnd end) {
-  const bool source = end.type != Type::writer;
+  const bool source = end.type != Type::writer && end.reads;
   const bool sink = end.type != Type::reader;
   relays.add(end.id, std::move(end.fd), source, sink, end.type == Type::socket,
              end.on_demand ? Relays::Reading::on_demand : Relays::Reading::eagerly);

@@ -16,6 +16,7 @@ struct RelayEnd {
   image::Description::RelayType type = image::Description::RelayType::reader;
   UniqueFd fd;
   uint64_t inode_of_child = 0;  ///< at the destination: of what the child has
+  bool reads = true;            ///< at the origin, of a terminal: its input is the child's
   bool on_demand = false;       ///< at the origin: others read it too
 };
 

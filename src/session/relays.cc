@@ -1,6 +1,7 @@
 #include "session/relays.h"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -26,10 +27,9 @@ struct RelayHead {
   uint32_t stream = 0;
   uint64_t position = 0;
 };
-constexpr size_t kHeadSize = 12;
 
-std::array<std::byte, kHeadSize> encode_head(uint32_t stream, uint64_t position) {
-  std::array<std::byte, kHeadSize> bytes;
+std::array<std::byte, kRelayHeadSize> encode_head(uint32_t stream, uint64_t position) {
+  std::array<std::byte, kRelayHeadSize> bytes;
   for (size_t i = 0; i < 4; ++i) bytes[i] = static_cast<std::byte>(stream >> (8 * i));
   for (size_t i = 0; i < 8; ++i) bytes[4 + i] = static_cast<std::byte>(position >> (8 * i));
   return bytes;
@@ -41,7 +41,7 @@ std::array<std::byte, kHeadSize> encode_head(uint32_t stream, uint64_t position)
 }
 
 RelayHead decode_head(FrameType type, std::span<const std::byte> body) {
-  if (body.size() < kHeadSize) refuse(type, "it is too short");
+  if (body.size() < kRelayHeadSize) refuse(type, "it is too short");
   RelayHead head;
   for (size_t i = 0; i < 4; ++i) head.stream |= static_cast<uint32_t>(body[i]) << (8 * i);
   for (size_t i = 0; i < 8; ++i) head.position |= static_cast<uint64_t>(body[4 + i]) << (8 * i);
@@ -60,7 +60,7 @@ void Relays::add(uint32_t id, UniqueFd fd, bool source, bool sink, bool socket, 
 }
 
 bool Relays::may_read(const Stream& stream) const {
-  if (stream.on_demand && stream.announced) return false;
+  if (stream.held || (stream.on_demand && stream.announced)) return false;
   return stream.source && stream.sent - stream.acknowledged < kWindow && pump_.queued() < kQueued;
 }
 
@@ -162,7 +162,7 @@ void Relays::take(FrameType type, std::span<const std::byte> body) {
   const auto found = streams_.find(head.stream);
   if (found == streams_.end()) refuse(type, fmt::format("there is no stream {}", head.stream));
   Stream& stream = found->second;
-  const auto bytes = body.subspan(kHeadSize);
+  const auto bytes = body.subspan(kRelayHeadSize);
   switch (type) {
     case FrameType::relay:
       if (head.position != stream.received || stream.ended) refuse(type, "bytes are missing");
@@ -189,6 +189,12 @@ void Relays::take(FrameType type, std::span<const std::byte> body) {
     case FrameType::relay_wanted:
       stream.on_demand = false;
       break;
+    case FrameType::relay_window: {
+      winsize size{};
+      std::memcpy(&size, &head.position, sizeof size);
+      if (stream.fd) ::ioctl(stream.fd.get(), TIOCSWINSZ, &size);
+      break;
+    }
     case FrameType::relay_broken:
       if (stream.source && stream.socket) ::shutdown(stream.fd.get(), SHUT_RD);
       stream.source = false;
@@ -216,6 +222,14 @@ std::vector<uint32_t> Relays::unwanted() const {
     if (stream.offered && stream.sink) ids.push_back(id);
   }
   return ids;
+}
+
+void Relays::hold(uint32_t id, bool held) {
+  streams_.at(id).held = held;
+}
+
+void Relays::tell_window(uint32_t id, uint64_t size) {
+  pump_.put(FrameType::relay_window, encode_head(id, size));
 }
 
 void Relays::want(uint32_t id) {

@@ -20,6 +20,9 @@
 
 namespace rfork::session {
 
+/// Before the bytes of a RELAY: stream and offset.
+inline constexpr size_t kRelayHeadSize = 12;
+
 class Relays {
  public:
   explicit Relays(FramePump& pump) : pump_(pump) {}
@@ -44,6 +47,10 @@ class Relays {
 
   /// Streams whose source has something to read that nobody has been seen to want.
   std::vector<uint32_t> unwanted() const;
+  /// Reads `id` no more, or again: a terminal is somebody else's for a while.
+  void hold(uint32_t id, bool held);
+  /// The window of terminal `id` has a size; the other side sets it.
+  void tell_window(uint32_t id, uint64_t size);
   /// Tells the other side that somebody reads `id` here.
   void want(uint32_t id);
 
@@ -59,6 +66,7 @@ class Relays {
     // From here to there.
     bool source = false;
     bool on_demand = false;  ///< nobody has been seen to read it
+    bool held = false;
     bool announced = false;  ///< and the other side knows that there is something
     uint64_t sent = 0, acknowledged = 0;
     // From there to here.

@@ -1,7 +1,9 @@
+#include <asm/termbits.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/kcmp.h>
 #include <linux/magic.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
@@ -10,6 +12,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <span>
 #include <variant>
 
 #include "base/io.h"
@@ -170,6 +173,21 @@ std::optional<Description::RelayType> relay_type(const OpenFd& open, const Uniqu
   return Type::socket;
 }
 
+// What is only written to has its lines ended where it is shown.
+void describe_terminal(int fd, bool input, Description& description) {
+  termios2 modes{};
+  winsize size{};
+  if (::ioctl(fd, TCGETS2, &modes) == 0) {
+    if (!input) modes.c_oflag &= ~static_cast<tcflag_t>(OPOST);
+    const auto bytes = std::as_bytes(std::span(&modes, 1));
+    description.terminal_modes.assign(bytes.begin(), bytes.end());
+  }
+  if (::ioctl(fd, TIOCGWINSZ, &size) == 0) {
+    const auto bytes = std::as_bytes(std::span(&size, 1));
+    description.window_size.assign(bytes.begin(), bytes.end());
+  }
+}
+
 // Decides how a description is carried; false, with an obstacle noted, when it can't be.
 bool describe(Inventory& inventory, const InventoryInput& input, const OpenFd& open, bool on_stdio,
               Description& description) {
@@ -182,6 +200,9 @@ bool describe(Inventory& inventory, const InventoryInput& input, const OpenFd& o
     if (const auto relay = relay_type(open, own)) {
       description.kind = Description::Kind::relay;
       description.relay = *relay;
+      if (*relay == Description::RelayType::terminal) {
+        describe_terminal(own.get(), input.relay_input, description);
+      }
       inventory.relays.emplace(description.id, std::move(own));
       return true;
     }
@@ -242,8 +263,11 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
     const auto open = look_at(input.pid, fd);
     if (!open) continue;
     if (fd <= 2 && is_terminal(open->status)) terminal = open->status.st_rdev;
+    const bool no_input = fd == 0 && input.relay && !input.relay_input &&
+                          (S_ISFIFO(open->status.st_mode) || S_ISSOCK(open->status.st_mode) ||
+                           is_terminal(open->status));
     const auto same = [&](const OpenFd& first) {
-      return same_description(input.pid, first, *open);
+      return !no_input && first.fd >= 0 && same_description(input.pid, first, *open);
     };
     const auto known = std::find_if(firsts.begin(), firsts.end(), same);
     image::Descriptor descriptor{fd, 0, open->close_on_exec};
@@ -263,6 +287,7 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
     inventory.descriptions.push_back(description);
     inventory.descriptors.push_back(descriptor);
     firsts.push_back(*open);
+    if (no_input) firsts.back().fd = -1;  // empty in the child, whatever else leads to the same
   }
 }
 

@@ -274,7 +274,7 @@ class World:
         if not (BUILD / "bin/rfork-trace").exists():
             raise Failed(f"{BUILD}/bin/rfork-trace isn't built")
         copy = self.folder / "build"
-        for part in ("bin", "targets"):
+        for part in ("bin", "targets", "samples"):
             shutil.copytree(BUILD / part, copy / part)
         return copy
 

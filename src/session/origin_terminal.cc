@@ -1,0 +1,63 @@
+#include "session/origin_terminal.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+
+#include <cstdio>
+#include <cstring>
+
+#include "base/io.h"
+
+namespace rfork::session {
+
+namespace {
+
+/// Of its terminal: the process group and the terminal's in /proc/PID/stat (tcgetpgrp(3) answers
+/// only processes of the same session).
+bool in_foreground(pid_t pid) {
+  const auto stat = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/stat", pid));
+  const size_t name_end = stat ? stat->rfind(')') : std::string::npos;
+  if (name_end == std::string::npos) return false;
+  int group = 0, foreground = 0;
+  const int read =
+      std::sscanf(stat->c_str() + name_end + 1, " %*c %*d %d %*d %*d %d", &group, &foreground);
+  return read == 2 && group == foreground;
+}
+
+}  // namespace
+
+bool OriginTerminal::take() {
+  if (before_) return true;
+  termios2 modes{};
+  if (!in_foreground(ghost_) || ::ioctl(fd_, TCGETS2, &modes) != 0) return false;
+  before_ = modes;
+  // As cfmakeraw(3).
+  modes.c_iflag &=
+      ~static_cast<tcflag_t>(IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON);
+  modes.c_oflag &= ~static_cast<tcflag_t>(OPOST);
+  modes.c_lflag &= ~static_cast<tcflag_t>(ECHO | ECHONL | ICANON | ISIG | IEXTEN);
+  modes.c_cflag &= ~static_cast<tcflag_t>(CSIZE | PARENB);
+  modes.c_cflag |= CS8;
+  modes.c_cc[VMIN] = 1;
+  modes.c_cc[VTIME] = 0;
+  ::ioctl(fd_, TCSETS2, &modes);
+  return true;
+}
+
+void OriginTerminal::give_back() {
+  if (!before_) return;
+  ::ioctl(fd_, TCSETSW2, &*before_);
+  before_.reset();
+}
+
+std::optional<uint64_t> OriginTerminal::window_size() const {
+  winsize size{};
+  static_assert(sizeof size == sizeof(uint64_t));
+  if (::ioctl(fd_, TIOCGWINSZ, &size) != 0) return std::nullopt;
+  uint64_t packed;
+  std::memcpy(&packed, &size, sizeof packed);
+  return packed;
+}
+
+}  // namespace rfork::session
