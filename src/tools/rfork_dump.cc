@@ -46,9 +46,8 @@ void add_options(CLI::App& app, Arguments& arguments) {
                "Show mappings, signal handlers, limits, files and objects");
   app.add_flag("--json", arguments.json, "Everything, as one line of JSON");
   app.add_flag("--verify", arguments.verify, "Read the page data too and check its digests");
-  app.add_option(
-         "--core", arguments.core,
-         "Write the image without a loader in front to this file (-: standard output), for gdb")
+  app.add_option("--core", arguments.core,
+                 "Write the plain core file to OUT (-: standard output), for gdb")
       ->type_name("OUT");
   app.set_version_flag("--version", "rfork-dump " RFORK_VERSION);
   app.footer(kExamples);
