@@ -1,59 +1,59 @@
 #include "image/digest.h"
 
 #include <algorithm>
-#include <new>
 
-#define XXH_STATIC_LINKING_ONLY  // for XXH3_state_t
-#include <xxhash.h>
-#ifdef __x86_64__
-#include <xxh_x86dispatch.h>  // the same functions, as fast as this processor can
-#endif
+#include "image/xxh3.h"
 
 namespace rfork::image {
 
 namespace {
 
-Digest canonical(XXH128_hash_t hash) {
-  XXH128_canonical_t bytes;
-  XXH128_canonicalFromHash(&bytes, hash);
-  Digest digest;
-  std::copy_n(reinterpret_cast<const std::byte*>(bytes.digest), digest.size(), digest.begin());
-  return digest;
+const Xxh3& xxh3() {
+  static const Xxh3& widest = *usable_xxh3().back();
+  return widest;
+}
+
+unsigned char* raw(Digest& digest) {
+  return reinterpret_cast<unsigned char*>(digest.data());
 }
 
 }  // namespace
 
 Digest digest_of(std::span<const std::byte> bytes) {
-  return canonical(XXH3_128bits(bytes.data(), bytes.size()));
+  Digest digest;
+  xxh3().long_of(bytes.data(), bytes.size(), raw(digest));
+  return digest;
 }
 
 uint64_t short_digest_of(std::span<const std::byte> bytes) {
-  return XXH3_64bits(bytes.data(), bytes.size());
+  return xxh3().short_of(bytes.data(), bytes.size());
 }
 
 struct DigestStream::State {
-  XXH3_state_t hash;
+  Xxh3State hash;
 };
 
 DigestStream::DigestStream() : state_(new State) {
-  XXH3_128bits_reset(&state_->hash);
+  xxh3().reset(state_->hash);
 }
 DigestStream::~DigestStream() = default;
 
 void DigestStream::absorb(std::span<const std::byte> bytes) {
-  XXH3_128bits_update(&state_->hash, bytes.data(), bytes.size());
+  xxh3().absorb(state_->hash, bytes.data(), bytes.size());
 }
 
 Digest DigestStream::digest() const {
-  return canonical(XXH3_128bits_digest(&state_->hash));
+  Digest digest;
+  xxh3().long_digest(state_->hash, raw(digest));
+  return digest;
 }
 
 struct BlockDigests::State {
-  XXH3_state_t hash;
+  Xxh3State hash;
 };
 
 BlockDigests::BlockDigests() : state_(new State) {
-  XXH3_64bits_reset(&state_->hash);
+  xxh3().reset(state_->hash);
 }
 BlockDigests::~BlockDigests() = default;
 
@@ -64,20 +64,20 @@ void BlockDigests::absorb(std::span<const std::byte> bytes) {
     bytes = bytes.subspan(piece.size());
     absorbed_ += piece.size();
     if (piece.size() == kBlockSize) {
-      digests_.push_back(XXH3_64bits(piece.data(), piece.size()));
+      digests_.push_back(xxh3().short_of(piece.data(), piece.size()));
       continue;
     }
-    XXH3_64bits_update(&state_->hash, piece.data(), piece.size());
+    xxh3().absorb(state_->hash, piece.data(), piece.size());
     if (absorbed_ % kBlockSize == 0) {
-      digests_.push_back(XXH3_64bits_digest(&state_->hash));
-      XXH3_64bits_reset(&state_->hash);
+      digests_.push_back(xxh3().short_digest(state_->hash));
+      xxh3().reset(state_->hash);
     }
   }
 }
 
 const std::vector<uint64_t>& BlockDigests::finish() {
   if (digests_.size() < count_for(absorbed_)) {
-    digests_.push_back(XXH3_64bits_digest(&state_->hash));
+    digests_.push_back(xxh3().short_digest(state_->hash));
   }
   return digests_;
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "image/front.h"
 
 namespace rfork::image {
 
@@ -24,18 +25,6 @@ void read_until(int fd, Bytes& bytes, uint64_t total) {
   }
 }
 
-Metadata read_metadata(int fd) {
-  struct stat facts {};
-  if (::fstat(fd, &facts) < 0) throw_errno("fstat", "the image");
-  if (S_ISDIR(facts.st_mode)) throw Refusal(Failure::bad_image, "this is a directory, no image");
-  Bytes bytes;
-  read_until(fd, bytes, kPrefixSize);
-  const uint64_t size = metadata_size(bytes);
-  bytes.reserve(size);  // untouched pages cost nothing
-  read_until(fd, bytes, size);
-  return decode_metadata(bytes);
-}
-
 /// Does `work`; what it is refused with gets the image's name in front.
 template <typename Work>
 auto named(const std::string& name, Work&& work) {
@@ -51,12 +40,34 @@ auto named(const std::string& name, Work&& work) {
 
 }  // namespace
 
-ImageReader::ImageReader(int fd, std::string name)
+ImageReader::ImageReader(int fd, std::string name, Copy copy)
     : fd_(fd),
       name_(std::move(name)),
-      metadata_(named(name_, [&] { return read_metadata(fd); })),
+      copy_(std::move(copy)),
+      metadata_(named(name_, [&] { return read_metadata(); })),
       left_(metadata_.data_size),
       verifier_(std::make_unique<Verifier>(metadata_)) {}
+
+Metadata ImageReader::read_metadata() {
+  struct stat facts {};
+  if (::fstat(fd_, &facts) < 0) throw_errno("fstat", "the image");
+  if (S_ISDIR(facts.st_mode)) throw Refusal(Failure::bad_image, "this is a directory, no image");
+  Bytes bytes;
+  read_until(fd_, bytes, kPrefixSize);
+  if (is_front(bytes)) {
+    front_size_ = image::front_size(bytes);
+    read_until(fd_, bytes, front_size_);
+    check_front(bytes);
+    bytes.clear();
+    read_until(fd_, bytes, kPrefixSize);
+  }
+  const uint64_t size = metadata_size(bytes);
+  bytes.reserve(size);  // untouched pages cost nothing
+  read_until(fd_, bytes, size);
+  Metadata metadata = decode_metadata(bytes);
+  if (copy_) copy_(bytes);
+  return metadata;
+}
 
 size_t ImageReader::read(std::span<std::byte> buffer) {
   const auto wanted = buffer.first(std::min<uint64_t>(buffer.size(), left_));
@@ -66,6 +77,7 @@ size_t ImageReader::read(std::span<std::byte> buffer) {
     named(name_, [&] { refuse_cut(at, metadata_.total_size); });
   }
   verifier_->absorb(wanted);
+  if (copy_) copy_(wanted);
   left_ -= n;
   return n;
 }
@@ -87,6 +99,7 @@ void ImageReader::finish() {
         fmt::format("the image ends at byte {}, but something follows", metadata_.total_size),
         "make or copy it again");
   });
+  if (copy_) copy_(trailer);
 }
 
 }  // namespace rfork::image

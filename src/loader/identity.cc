@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <grp.h>
 #include <linux/capability.h>
-#include <pwd.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -45,20 +44,12 @@ uint64_t own_permitted_capabilities() {
 
 namespace {
 
-TargetUser named_user(const std::string& name) {
-  errno = 0;
-  const passwd* entry = ::getpwnam(name.c_str());
-  if (entry == nullptr) {
-    throw Refusal(Failure::destination_refused, fmt::format("there is no user {} here", name));
-  }
+TargetUser user_of_this_host(const NamedUser& named) {
   TargetUser user;
-  user.real = user.effective = user.saved = entry->pw_uid;
-  user.real_group = user.effective_group = user.saved_group = entry->pw_gid;
-  user.name = name;
-  int count = 1024;
-  user.groups.resize(static_cast<size_t>(count));
-  if (::getgrouplist(name.c_str(), entry->pw_gid, user.groups.data(), &count) < 0) count = 0;
-  user.groups.resize(static_cast<size_t>(count));
+  user.real = user.effective = user.saved = named.uid;
+  user.real_group = user.effective_group = user.saved_group = named.gid;
+  user.groups = named.groups;
+  user.name = named.name;
   return user;
 }
 
@@ -79,11 +70,11 @@ std::optional<TargetUser> target_user(const image::Process& process, const Optio
   const bool may_change =
       ::geteuid() == 0 && has_capability(CAP_SETUID) && has_capability(CAP_SETGID);
   if (options.user) {
-    TargetUser user = named_user(*options.user);
+    TargetUser user = user_of_this_host(*options.user);
     if (!may_change && user.effective == ::geteuid()) return std::nullopt;
     if (!may_change) {
-      findings.refuse(fmt::format("running as {} needs to be root with CAP_SETUID and CAP_SETGID",
-                                  *options.user));
+      findings.refuse(
+          fmt::format("running as {} needs to be root with CAP_SETUID and CAP_SETGID", user.name));
     }
     return user;
   }

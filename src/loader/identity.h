@@ -28,8 +28,8 @@ struct TargetUser {
   bool image_capabilities = false;  ///< the image's capability sets are restored too
 };
 
-/// nullopt: the child runs as the caller does. Throws Refusal when Options::user doesn't exist or
-/// can't be had.
+/// nullopt: the child runs as the caller does. `findings` refuse an Options::user that can't be
+/// had.
 std::optional<TargetUser> target_user(const image::Process& process, const Options& options,
                                       Findings& findings);
 

@@ -27,6 +27,7 @@
 #include "base/unique_fd.h"
 #include "image/format.h"
 #include "image/host.h"
+#include "loader/named_user.h"
 
 namespace rfork::loader {
 
@@ -49,7 +50,7 @@ struct Options {
   bool foreground = false;
   /// Run as this user (the daemon started by root). Unset: as the image says when this process is
   /// root and `as_image_user`, else as whoever runs this.
-  std::optional<std::string> user;
+  std::optional<NamedUser> user;
   bool as_image_user = false;
   /// Files that the caller has opened already as those the image names, by File id. Read-only
   /// descriptors are for mapping; borrowed.

@@ -148,7 +148,7 @@ void Reception::prepare() {
   // Who may be root there may have root's groups and capabilities of the image too; anybody else
   // gets what this host gives that user.
   if (user_.change && user_.uid == 0) options.as_image_user = true;
-  if (user_.change && user_.uid != 0) options.user = user_.name;
+  if (user_.change && user_.uid != 0) options.user = loader::named_user(user_.name);
   make_relays(options.relays);
   options.agreed_files = files_.by_id(metadata_.snapshot.files);
   verifier_.emplace(metadata_);

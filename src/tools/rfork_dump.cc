@@ -6,9 +6,12 @@
 #include <CLI/CLI.hpp>
 #include <cerrno>
 #include <cstdio>
+#include <optional>
+#include <span>
 
 #include "base/error.h"
 #include "base/io.h"
+#include "base/output_file.h"
 #include "base/text.h"
 #include "image/read_image.h"
 #include "tools/dump_json.h"
@@ -21,6 +24,7 @@ using namespace rfork;
 
 struct Arguments {
   std::string image;
+  std::string core;
   tools::SummaryOptions summary;
   bool json = false;
   bool verify = false;
@@ -30,6 +34,7 @@ constexpr const char* kExamples = R"(Examples:
   rfork-dump job.rfork                     who, from where, threads, descriptors
   rfork-dump --mappings job.rfork          and every mapping
   rfork-dump --verify job.rfork            reads all of it: is it whole and unaltered?
+  rfork-dump --core core job               the plain core file in an image that runs by itself
   rfork-dump --json job.rfork | jq '.processes[0].threads[].registers.rip'
   rfork-trace 4242 -o - | rfork-dump -     from a pipe
 Exit codes: 0 done, 1 a call failed, 2 usage, 8 the image is cut, altered, later, or none.)";
@@ -41,26 +46,55 @@ void add_options(CLI::App& app, Arguments& arguments) {
                "Show mappings, signal handlers, limits, files and objects");
   app.add_flag("--json", arguments.json, "Everything, as one line of JSON");
   app.add_flag("--verify", arguments.verify, "Read the page data too and check its digests");
+  app.add_option("--core", arguments.core,
+                 "Write the plain core file to OUT (-: standard output), for gdb")
+      ->type_name("OUT");
   app.set_version_flag("--version", "rfork-dump " RFORK_VERSION);
   app.footer(kExamples);
 }
 
-void dump(const Arguments& arguments) {
-  const bool piped = arguments.image == "-";
-  const UniqueFd file = piped ? UniqueFd() : open_or_throw(arguments.image, O_RDONLY | O_NOCTTY);
-  const int fd = piped ? STDIN_FILENO : file.get();
-  image::ImageReader reader(fd, piped ? "standard input" : arguments.image);
-  if (arguments.verify) reader.finish();
-  if (arguments.json) {
-    tools::print_json(reader.metadata(), arguments.verify, stdout);
-  } else if (arguments.verify) {
-    fmt::print("{}: the image is whole, {} bytes\n", arguments.image, reader.metadata().total_size);
+void check(const Arguments& arguments) {
+  if (arguments.core != "-") return;
+  if (arguments.json || arguments.verify || arguments.summary.mappings || arguments.summary.all) {
+    throw Refusal(Failure::usage, "--core - takes standard output for the core file",
+                  "name a file, or leave the other options out");
   }
+  if (::isatty(STDOUT_FILENO) == 1) {
+    throw Refusal(Failure::usage, "a core file can't be written to a terminal",
+                  "pipe it on, or name a file");
+  }
+}
+
+void show(const Arguments& arguments, const image::ImageReader& reader) {
   const bool asked = arguments.summary.mappings || arguments.summary.all;
-  if (!arguments.json && (!arguments.verify || asked)) {
+  const bool whole = arguments.verify || !arguments.core.empty();
+  if (arguments.json) {
+    tools::print_json(reader.metadata(), whole, stdout);
+  } else if (whole) {
+    const uint64_t front = reader.front_size();
+    fmt::print("{}: the image is whole, {} bytes{}\n", arguments.image,
+               reader.metadata().total_size,
+               front == 0 ? "" : fmt::format(" behind a loader of {}", front));
+  }
+  if (!arguments.json && (!whole || asked)) {
     tools::print_summary(reader.metadata(), arguments.summary, stdout);
   }
   if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) throw_errno("write", "standard output");
+}
+
+void dump(const Arguments& arguments) {
+  check(arguments);
+  const bool piped = arguments.image == "-";
+  const UniqueFd file = piped ? UniqueFd() : open_or_throw(arguments.image, O_RDONLY | O_NOCTTY);
+  std::optional<OutputFile> core;
+  if (!arguments.core.empty()) core.emplace(arguments.core, 0600);
+  image::ImageReader::Copy copy;
+  if (core) copy = [&](std::span<const std::byte> bytes) { core->write(bytes); };
+  image::ImageReader reader(piped ? STDIN_FILENO : file.get(),
+                            piped ? "standard input" : arguments.image, copy);
+  if (arguments.verify || core) reader.finish();
+  if (core) core->finish();
+  if (arguments.core != "-") show(arguments, reader);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// rfork-run: restores an image here, from a file or a pipe.
+// rfork-run: restores an image here: from a file, a pipe, or from behind itself (image/front.h).
+#include <elf.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
@@ -12,14 +13,20 @@
 #include <csignal>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <span>
+#include <string_view>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/io.h"
 #include "base/text.h"
+#include "image/front.h"
 #include "image/read_image.h"
 #include "loader/restore.h"
 #include "tools/program.h"
+
+/// The ELF header of this program, in memory: the linker's.
+extern "C" const Elf64_Ehdr __ehdr_start __attribute__((visibility("hidden")));  // NOLINT
 
 namespace {
 
@@ -29,6 +36,8 @@ std::atomic<bool> interrupted{false};
 
 struct Arguments {
   std::string image;
+  std::string name;  ///< of the image, for a person
+  bool own = false;  ///< the image behind this program
   std::string pid_file;
   std::string pid_mode = "auto";
   bool background = false;
@@ -44,8 +53,19 @@ constexpr const char* kExamples = R"(Examples:
 Exit codes: with -d 0 once it runs; else the process's own, or its signal. If it never ran:
   1 internal, 2 usage, 5 this host refuses, 8 no good image, 130 interrupted.)";
 
+constexpr const char* kOwnExamples =
+    R"(This program is a process that rfork-trace wrote into a file.
+  {0}                          it goes on here, on this terminal, until it ends
+  {0} -- -d --pidfile F        in the background: 0 is /dev/null, 1 and 2 stay
+                               if they are files, else /dev/null
+  rfork-dump {0}               what is in it
+Exit codes: with -d 0 once it runs; else the process's own, or its signal. If it never ran:
+  1 internal, 2 usage, 5 this host refuses, 8 no good image, 130 interrupted.)";
+
 void add_options(CLI::App& app, Arguments& arguments) {
-  app.add_option("IMAGE", arguments.image, "File that rfork-trace wrote (-: standard input)");
+  if (!arguments.own) {
+    app.add_option("IMAGE", arguments.image, "File that rfork-trace wrote (-: standard input)");
+  }
   app.add_flag("-d,--detach", arguments.background, "Leave it running in the background");
   app.add_option("--pidfile", arguments.pid_file, "Write its pid into this file");
   app.add_option("--pid", arguments.pid_mode,
@@ -60,7 +80,18 @@ void add_options(CLI::App& app, Arguments& arguments) {
   app.add_flag("--json", arguments.json, "One line of JSON (with -d on stdout, else on stderr)");
   app.add_flag("-v,--verbose", arguments.verbose, "Say more");
   app.set_version_flag("--version", "rfork-run " RFORK_VERSION);
-  app.footer(kExamples);
+  app.footer(arguments.own ? fmt::format(kOwnExamples, arguments.name) : kExamples);
+}
+
+/// With an image behind this program: drops the `--` of `FILE -- OPTION...`. False when words stand
+/// before it, which somebody could take for arguments of the process; its own are in the image.
+bool drop_separator(int& argc, char**& argv) {
+  if (argc < 2) return true;
+  const bool there = std::string_view(argv[1]) == "--";
+  argc = there ? argc - 1 : 1;
+  argv[1] = argv[0];
+  ++argv;
+  return there;
 }
 
 /// The first SIGINT or SIGTERM is noticed between two reads, so that created files are removed; the
@@ -187,10 +218,10 @@ int run(const Arguments& arguments) {
   UniqueFd file;
   if (arguments.image != "-") {
     file = try_open(arguments.image, O_RDONLY);
-    if (!file) throw Error("open", errno, arguments.image, Failure::bad_image);
+    if (!file) throw Error("open", errno, arguments.name, Failure::bad_image);
   }
   image::ImageReader reader(file ? file.get() : STDIN_FILENO,
-                            file ? arguments.image : "standard input");
+                            file ? arguments.name : "standard input");
   loader::Restore restore(reader.metadata(), restore_options(arguments));
   restore.start();
   for (;;) {
@@ -216,7 +247,22 @@ int run(const Arguments& arguments) {
 
 int main(int argc, char** argv) {
   Arguments arguments;
+  arguments.own = image::is_front(std::as_bytes(std::span(&__ehdr_start, 1)));
+  bool understood = true;
+  if (arguments.own) {
+    arguments.image = "/proc/self/exe";
+    arguments.name = argc > 0 ? argv[0] : "rfork-run";
+    understood = drop_separator(argc, argv);
+  }
   CLI::App app("Goes on with a process that rfork-trace wrote into an image.");
+  if (arguments.own) app.name(arguments.name + " --");
   add_options(app, arguments);
-  return run_program("rfork-run", app, argc, argv, arguments.json, [&] { return run(arguments); });
+  return run_program("rfork-run", app, argc, argv, arguments.json, [&] {
+    if (!understood) {
+      throw Refusal(Failure::usage, "options stand behind --",
+                    fmt::format("see {} -- --help", arguments.name));
+    }
+    if (!arguments.own) arguments.name = arguments.image;
+    return run(arguments);
+  });
 }

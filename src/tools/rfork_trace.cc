@@ -19,6 +19,7 @@
 #include "session/save_image.h"
 #include "session/send_process.h"
 #include "tools/caller_report.h"
+#include "tools/loader_program.h"
 #include "tools/program.h"
 
 namespace {
@@ -35,6 +36,7 @@ struct Arguments {
   std::string key;
   std::string pid_mode = "auto";
   std::vector<int> drop_fds;
+  bool exec = false;
   bool move = false, thin = false, no_ghost = false;
   bool drop_locks = false, drop_timers = false, leave_children = false;
   bool ignore_cpu = false, overwrite_files = false;
@@ -51,6 +53,7 @@ constexpr const char* kExamples = R"(Examples:
   rfork-trace --key key 4242 10.0.0.2          a copy of 4242 runs on 10.0.0.2 too
   rfork-trace --key key --move 4242 10.0.0.2   it runs on 10.0.0.2 only
   rfork-trace 4242 -o job.rfork                into a file; `rfork-run job.rfork` goes on from there
+  rfork-trace 4242 -o job --exec               into a program; `./job` goes on, on any host
   rfork-trace 4242 -o - | ssh host rfork-run -
 Exit codes: 0 done, 2 usage, 3 cannot trace, 4 cannot carry, 5 destination refused,
   6 connection lost (the original goes on), 7 in doubt (it stays stopped), 130 interrupted.)";
@@ -70,6 +73,8 @@ void add_options(CLI::App& app, Arguments& arguments) {
   app.add_option("HOST", arguments.host, "HOST[:PORT] of an rforkd");
   app.add_option("-o,--output", arguments.output,
                  "Write an image to this file instead (-: standard output)");
+  app.add_flag("--exec", arguments.exec,
+               "With -o: the file runs by itself, on hosts without rfork too");
   app.add_flag("--move", arguments.move,
                "The original ends when the child runs, or the file is complete");
   app.add_flag("--no-ghost", arguments.no_ghost,
@@ -108,6 +113,9 @@ void check(const Arguments& arguments) {
     usage(fmt::format("{} is no pid", arguments.pid), "name a running process");
   if (arguments.host.empty() == arguments.output.empty()) {
     usage("name either a HOST or a file with -o", "see rfork-trace --help");
+  }
+  if (arguments.exec && arguments.output.empty()) {
+    usage("--exec makes a file", "add -o FILE");
   }
   if (arguments.output == "-" && arguments.move) {
     usage("--move can't be done into a pipe: nobody would know whether the other end got it all",
@@ -155,8 +163,16 @@ tracer::Options capture_options(const Arguments& arguments) {
 }
 
 void save(const Arguments& arguments) {
+  tools::LoaderFront front;
+  if (arguments.exec) front = tools::loader_front();
+  if (front.needs_libraries) {
+    std::fputs(fmt::format("rfork-trace: note: {} needs shared libraries, and so will {}\n",
+                           front.program, arguments.output)
+                   .c_str(),
+               stderr);
+  }
   const session::Saved saved =
-      session::save_image(arguments.pid, capture_options(arguments), arguments.output);
+      session::save_image(arguments.pid, capture_options(arguments), arguments.output, front.bytes);
   if (arguments.json) {
     const nlohmann::json result = {
         {"pid", arguments.pid},         {"file", arguments.output},
