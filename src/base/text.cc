@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 
 namespace rfork {
@@ -50,6 +51,13 @@ std::optional<std::vector<std::byte>> from_hex(std::string_view text) {
     bytes.push_back(static_cast<std::byte>(high << 4 | low));
   }
   return bytes;
+}
+
+std::string visible(std::string_view text) {
+  std::string out(text);
+  std::ranges::replace_if(
+      out, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
+  return out;
 }
 
 }  // namespace rfork

@@ -1,4 +1,4 @@
-// Figures for a person's eye, and hexadecimal.
+// Text and figures for a person's eye, and hexadecimal.
 #pragma once
 
 #include <cstddef>
@@ -15,6 +15,8 @@ namespace rfork {
 std::string human_bytes(uint64_t bytes);
 /// `12 ms`, `1.3 s`, `2 min 5 s`.
 std::string human_duration_ns(int64_t nanoseconds);
+/// Text of somebody else's for a terminal: control characters become '?'.
+std::string visible(std::string_view text);
 /// Lower-case, two digits a byte.
 std::string to_hex(std::span<const std::byte> bytes);
 /// nullopt when it is no even number of hexadecimal digits.

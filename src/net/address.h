@@ -1,4 +1,5 @@
-// Where a daemon is: HOST, HOST:PORT, [IPV6] or [IPV6]:PORT, as people type it.
+// Where a daemon is, as people type it: HOST, HOST:PORT, [IPV6] or [IPV6]:PORT for one that listens;
+// the same after `ssh:` or `ssh:USER@` for one that ssh(1) is to start.
 #pragma once
 
 #include <cstdint>
@@ -9,18 +10,22 @@ namespace rfork::net {
 
 inline constexpr uint16_t kDefaultPort = 7411;
 
-/// A host by name or number, and a TCP port. Nothing is looked up here.
+/// A host by name or number, and how it is reached. Nothing is looked up here.
 struct Address {
-  std::string host;  ///< without brackets
-  uint16_t port = kDefaultPort;
+  enum class Way { tcp, ssh };
 
-  /// `10.0.0.2:7411`, `[fe80::1]:7411`.
+  std::string host;              ///< without brackets; for ssh also an alias of its configuration
+  uint16_t port = kDefaultPort;  ///< ssh: 0 leaves it to ssh
+  Way way = Way::tcp;
+  std::string user = {};  ///< ssh: empty leaves it to ssh
+
+  /// `10.0.0.2:7411`, `[fe80::1]:7411`, `ssh:ada@host`, `ssh:[fe80::1]:2222`.
   std::string text() const;
 };
 
 enum class PortRule {
   connectable,  ///< 1 to 65535
-  bindable,     ///< 0 too: the kernel chooses
+  bindable,     ///< 0 too: the kernel chooses; and no ssh
 };
 
 /// Throws Refusal(usage) that quotes `text` when it names no host or no valid port.

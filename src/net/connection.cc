@@ -140,6 +140,8 @@ asio::awaitable<void> Connection::exchange_prefaces(Role role, Mode mode, Bound 
   while (got < theirs.size() && is_preface(std::span(theirs).first(got))) {
     got += co_await read_some(std::span(theirs).subspan(got), bound);
   }
+  const auto come = std::span(theirs).first(got);
+  if (!is_preface(come)) not_a_preface_.assign(come.begin(), come.end());
   check_preface(theirs, role, mode, peer_);
 }
 

@@ -21,6 +21,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "net/frame.h"
 #include "net/key.h"
@@ -45,6 +46,8 @@ class Connection {
 
   /// Exchanges prefaces and, with a key, makes TLS. Once, before anything else.
   asio::awaitable<void> handshake(Role role, const Key* key, Wait wait);
+  /// What came in place of a preface, as far as it was read; empty: nothing else.
+  std::span<const std::byte> not_a_preface() const { return not_a_preface_; }
 
   asio::awaitable<void> write_frame(FrameType type, std::span<const std::byte> body, Wait wait);
   /// The next frame's header. Its body must be read before the next header.
@@ -97,6 +100,7 @@ class Connection {
   asio::posix::stream_descriptor input_;
   std::optional<asio::posix::stream_descriptor> output_;  ///< over pipes
   std::unique_ptr<TlsStream> tls_;
+  std::vector<std::byte> not_a_preface_;
   std::array<std::byte, 4096> buffer_;  ///< headers and small bodies are read ahead into it
   size_t buffer_at_ = 0, buffer_end_ = 0;
   size_t body_left_ = 0;

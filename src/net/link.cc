@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "net/connect.h"
 #include "net/connection.h"
+#include "net/ssh.h"
 
 namespace rfork::net {
 
@@ -28,12 +29,16 @@ struct Link::State {
 
   asio::io_context context{1};
   Interrupted interrupted;
+  std::optional<Ssh> ssh;  ///< outlives its pipes, which the connection holds
   std::optional<Connection> connection;
   Clock::time_point polled = Clock::now();
 
   /// Runs one coroutine to its end.
   template <typename T>
   T run(asio::awaitable<T> operation);
+  /// The same once an rforkd has greeted: ssh may know more of a loss.
+  template <typename T>
+  T talk(asio::awaitable<T> operation);
   bool asked_to_stop();
 };
 
@@ -78,8 +83,24 @@ T Link::State::run(asio::awaitable<T> operation) {
   if constexpr (!std::is_void_v<T>) return result;
 }
 
+template <typename T>
+T Link::State::talk(asio::awaitable<T> operation) {
+  if (!ssh) return run(std::move(operation));
+  try {
+    return run(std::move(operation));
+  } catch (const Refusal& refusal) {
+    if (refusal.failure() != Failure::connection_lost) throw;
+    ssh->explain_loss(refusal);
+  }
+}
+
 Link::Link(const Address& address, Wait wait, Interrupted interrupted)
     : state_(std::make_unique<State>(std::move(interrupted))) {
+  if (address.way == Address::Way::ssh) {
+    state_->ssh.emplace(address);
+    state_->connection.emplace(state_->context, state_->ssh->take_transport(), address.text());
+    return;
+  }
   UniqueFd socket = state_->run(connect(address, wait));
   state_->connection.emplace(state_->context, Transport(std::move(socket)), address.text());
 }
@@ -94,23 +115,29 @@ Link::Link(Link&&) noexcept = default;
 Link& Link::operator=(Link&&) noexcept = default;
 
 void Link::handshake(Role role, const Key* key, Wait wait) {
-  state_->run(state_->connection->handshake(role, key, wait));
+  try {
+    state_->run(state_->connection->handshake(role, key, wait));
+  } catch (const Refusal& refusal) {
+    if (!state_->ssh || refusal.failure() != Failure::connection_lost) throw;
+    state_->ssh->explain_silence(refusal, *state_->connection);
+  }
+  if (state_->ssh) state_->ssh->greeted();
 }
 
 void Link::write(FrameType type, std::span<const std::byte> body, Wait wait) {
-  state_->run(state_->connection->write_frame(type, body, wait));
+  state_->talk(state_->connection->write_frame(type, body, wait));
 }
 
 Frame Link::read(Wait wait) {
-  return state_->run(state_->connection->read_frame(wait));
+  return state_->talk(state_->connection->read_frame(wait));
 }
 
 FrameHeader Link::read_header(Wait wait) {
-  return state_->run(state_->connection->read_header(wait));
+  return state_->talk(state_->connection->read_header(wait));
 }
 
 size_t Link::read_body(std::span<std::byte> buffer, Wait wait) {
-  return state_->run(state_->connection->read_body(buffer, wait));
+  return state_->talk(state_->connection->read_body(buffer, wait));
 }
 
 size_t Link::body_left() const {

@@ -25,8 +25,8 @@ class Link {
  public:
   using Interrupted = std::function<bool()>;
 
-  /// Connects to a daemon; the handshake is a call of its own. Errors of every call: see
-  /// connection.h; and Refusal(interrupted).
+  /// Connects to a daemon, or starts one over ssh; the handshake is a call of its own, and over ssh
+  /// waits for the log-in too. Errors of every call: see connection.h; and Refusal(interrupted).
   Link(const Address& address, Wait wait, Interrupted interrupted);
   /// Over what is connected already. `peer` is its name in errors.
   Link(Transport transport, std::string peer, Interrupted interrupted);

@@ -18,6 +18,7 @@ namespace rfork::net {
 
 inline constexpr uint16_t kProtocolVersion = 1;
 inline constexpr size_t kPrefaceSize = 16;
+inline constexpr size_t kPrefaceMagicSize = 8;
 
 enum class Mode : uint8_t {
   plain = 0,

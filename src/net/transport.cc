@@ -104,6 +104,8 @@ bool Transport::input_waiting() const {
 
 void Transport::finish_output() {
   if (output_) {
+    // sshd gives a program one socket for both; a pipe refuses this.
+    (void)::shutdown(output_.get(), SHUT_WR);
     output_.reset();
   } else {
     ::shutdown(input_.get(), SHUT_WR);

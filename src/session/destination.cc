@@ -27,8 +27,11 @@ constexpr milliseconds kLastWords{
 net::Link open_link(const Endpoint& endpoint) {
   net::Link link(endpoint.address, {endpoint.deadlines.connect, "the connection"},
                  endpoint.interrupted);
-  link.handshake(net::Role::client, endpoint.key ? &*endpoint.key : nullptr,
-                 {endpoint.deadlines.handshake, "rforkd's greeting"});
+  const bool ssh = endpoint.address.way == net::Address::Way::ssh;
+  // ssh has shown who is at either end, and what passes is secret: a key would add nothing.
+  const net::Key* const key = endpoint.key && !ssh ? &*endpoint.key : nullptr;
+  link.handshake(net::Role::client, key,
+                 {ssh ? endpoint.deadlines.ssh : endpoint.deadlines.handshake, "rforkd's greeting"});
   return link;
 }
 

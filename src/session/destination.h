@@ -38,6 +38,7 @@ namespace rfork::session {
 struct Deadlines {
   std::chrono::milliseconds connect{10'000};   ///< name look-up and TCP
   std::chrono::milliseconds handshake{5'000};  ///< preface and TLS
+  std::chrono::milliseconds ssh{30'000};       ///< in their place: log-in and preface
   std::chrono::milliseconds answer{
       120'000};  ///< to the offer: the destination may have to digest files
   std::chrono::milliseconds progress{60'000};  ///< without a byte being taken
@@ -47,7 +48,7 @@ struct Deadlines {
 
 struct Endpoint {
   net::Address address;
-  std::optional<net::Key> key;  ///< none: plain, which a daemon takes on loopback only
+  std::optional<net::Key> key;  ///< none: plain, which a daemon takes on loopback and over ssh only
   Deadlines deadlines;
   /// Polled at least every 50 ms while something is waited for; true throws Refusal(interrupted).
   std::function<bool()> interrupted = [] { return false; };

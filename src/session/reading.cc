@@ -36,11 +36,4 @@ void throw_unexpected(const net::Link& link, const net::Frame& frame, std::strin
                                                       name_of(frame.type), for_what));
 }
 
-std::string visible(std::string_view text) {
-  std::string out(text);
-  std::ranges::replace_if(
-      out, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
-  return out;
-}
-
 }  // namespace rfork::session

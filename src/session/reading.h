@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/text.h"
 #include "net/link.h"
 
 namespace rfork::session {
@@ -18,8 +19,5 @@ net::Frame read_expected(net::Link& link, std::initializer_list<net::FrameType> 
 /// Throws what REFUSED, ABORT, or a frame that was not expected here means.
 [[noreturn]] void throw_unexpected(const net::Link& link, const net::Frame& frame,
                                    std::string_view for_what);
-
-/// Text of a peer's for a terminal: control characters become '?'.
-std::string visible(std::string_view text);
 
 }  // namespace rfork::session

@@ -66,6 +66,30 @@ TEST_CASE("addresses as people type them") {
   }
 }
 
+TEST_CASE("addresses that ssh reaches") {
+  for (const char* same : {"ssh:host", "ssh:ada@host", "ssh:ada@host:2222", "ssh:host:22",
+                           "ssh:[fe80::1]", "ssh:ada@[fe80::1]:22", "ssh:ada@corp@host"}) {
+    INFO(same);
+    const Address address = parse_address(same);
+    CHECK(address.way == Address::Way::ssh);
+    CHECK(address.text() == same);
+  }
+  CHECK(parse_address("ssh:ada@corp@host").user == "ada@corp");
+  CHECK(parse_address("ssh:ada@host:22").host == "host");
+  CHECK(parse_address("ssh:ada@host").port == 0);
+  CHECK(parse_address("ssh:fe80::1").text() == "ssh:[fe80::1]");
+  CHECK(parse_address("ssh").way == Address::Way::tcp);
+  CHECK(parse_address("[ssh]:7411").text() == "[ssh]:7411");
+  for (const char* bad :
+       {"ssh:", "ssh:@host", "ssh:ada@", "ssh::22", "ssh:host:", "ssh:host:0", "ssh:host:70000",
+        "ssh:[::1", "ssh:[]", "ssh:-oProxyCommand=x", "ssh:-l@host", "ssh:a b", "ssh:a/b",
+        "ssh:a da@host", "ssh:7411"}) {
+    INFO(bad);
+    CHECK(failure_of([&] { (void)parse_address(bad); }) == Failure::usage);
+  }
+  CHECK(refusal_of([] { (void)parse_address("ssh:"); }).find("names no host") != std::string::npos);
+}
+
 TEST_CASE("loopback is a number of the loopback net") {
   for (const char* yes : {"127.0.0.1", "127.9.9.9", "[::1]", "localhost", "::ffff:127.0.0.1"}) {
     CHECK(is_loopback(parse_address(yes)));
