@@ -25,6 +25,7 @@
 #include <csignal>
 #include <map>
 #include <memory>
+#include <set>
 #include <thread>
 
 #include "base/error.h"
@@ -77,8 +78,11 @@ class Daemon {
   asio::awaitable<void> hear_worker(std::shared_ptr<Worker> worker);
   asio::awaitable<void> end_slow_handshakes();
 
-  void start_worker(UniqueFd socket, const std::string& peer);
-  [[noreturn]] void become_worker(UniqueFd socket, const std::string& peer, Channel channel);
+  void take_connection(UniqueFd socket, const std::string& peer);
+  void take_standard_streams();
+  void start_worker(net::Transport transport, const std::string& peer);
+  [[noreturn]] void become_worker(net::Transport transport, const std::string& peer,
+                                  Channel channel);
   bool make_room();
   void drain(Worker& worker);
   void reap();
@@ -136,6 +140,7 @@ void Daemon::run() {
   for (tcp::acceptor& acceptor : acceptors_) {
     asio::co_spawn(context_, accept_connections(acceptor), asio::detached);
   }
+  if (options_.stdio) take_standard_streams();
   context_.run();
   dismiss_workers();
   if (!options_.port_file.empty()) ::unlink(options_.port_file.c_str());
@@ -172,7 +177,7 @@ void Daemon::announce() {
     const std::string port = std::to_string(acceptors_.front().local_endpoint().port()) + "\n";
     write_full(file.get(), as_bytes(port), options_.port_file);
   }
-  if (!options_.key) spdlog::info("no key: only processes of this user on this host are served");
+  if (!options_.key && !options_.stdio) spdlog::info("no key: only processes of this user on this host are served");
   for (const tcp::acceptor& acceptor : acceptors_) {
     spdlog::info("listening on {}", text_of(acceptor.local_endpoint()));
   }
@@ -206,7 +211,7 @@ asio::awaitable<void> Daemon::accept_connections(tcp::acceptor& acceptor) {
       continue;
     }
     try {
-      start_worker(UniqueFd(socket.release()), text_of(peer));
+      take_connection(UniqueFd(socket.release()), text_of(peer));
     } catch (const std::exception& failure) {
       spdlog::error("{}: no worker: {}", text_of(peer), failure.what());
     }
@@ -232,7 +237,7 @@ bool Daemon::make_room() {
   return true;
 }
 
-void Daemon::start_worker(UniqueFd socket, const std::string& peer) {
+void Daemon::take_connection(UniqueFd socket, const std::string& peer) {
   net::set_tcp_options(socket.get());
   if (!make_room()) {
     const auto busy = net::encode_preface({net::kProtocolVersion, net::Mode::busy});
@@ -240,30 +245,48 @@ void Daemon::start_worker(UniqueFd socket, const std::string& peer) {
     spdlog::warn("{} is turned away: too many connections", peer);
     return;
   }
+  start_worker(net::Transport(std::move(socket)), peer);
+}
+
+/// The worker alone holds them from here on: whoever waits for their end waits for it, and for no
+/// child.
+void Daemon::take_standard_streams() {
+  const UniqueFd null = open_or_throw("/dev/null", O_RDWR);
+  const auto take = [&](int standard) {
+    UniqueFd taken(::fcntl(standard, F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+    if (!taken) throw_errno("fcntl(F_DUPFD_CLOEXEC)", std::to_string(standard));
+    if (::dup2(null.get(), standard) < 0) throw_errno("dup2", std::to_string(standard));
+    return taken;
+  };
+  UniqueFd input = take(STDIN_FILENO);
+  start_worker(net::Transport(std::move(input), take(STDOUT_FILENO)), "the client");
+}
+
+void Daemon::start_worker(net::Transport transport, const std::string& peer) {
   auto [mine, theirs] = make_seqpacket_pair();
   auto worker = std::make_shared<Worker>(context_, next_worker_++, Channel(std::move(mine)), peer);
   const pid_t pid = ::fork();
   if (pid < 0) throw_errno("fork");
-  if (pid == 0) become_worker(std::move(socket), peer, Channel(std::move(theirs)));
+  if (pid == 0) become_worker(std::move(transport), peer, Channel(std::move(theirs)));
   worker->pid = pid;
   workers_.emplace(worker->id, worker);
   asio::co_spawn(context_, hear_worker(worker), asio::detached);
 }
 
-void Daemon::become_worker(UniqueFd socket, const std::string& peer, Channel channel) {
+void Daemon::become_worker(net::Transport transport, const std::string& peer, Channel channel) {
   // Everything else that is open belongs to the daemon or to other workers; an inherited end of
   // another worker's channel would hide that worker's end. Nothing of the daemon's is destroyed
   // here.
-  const auto [low, high] = std::minmax({socket.get(), channel.fd()});
-  const auto close_from_to = [](int first, int last) {
-    if (first <= last) (void)::close_range(first, last, 0);
-  };
-  close_from_to(3, low - 1);
-  close_from_to(low + 1, high - 1);
-  (void)::close_range(high + 1, ~0U, 0);
+  unsigned first = STDERR_FILENO + 1;
+  for (const int kept : std::set<int>{transport.input(), transport.output(), channel.fd()}) {
+    const auto fd = static_cast<unsigned>(kept);
+    if (first < fd) (void)::close_range(first, fd - 1, 0);
+    first = fd + 1;
+  }
+  (void)::close_range(first, ~0U, 0);
   (void)::prctl(PR_SET_NAME, "rforkd-worker");
   (void)::sigprocmask(SIG_SETMASK, &former_mask_, nullptr);
-  const int code = serve_connection(std::move(socket), peer, std::move(channel), options_);
+  const int code = serve_connection(std::move(transport), peer, std::move(channel), options_);
   ::_exit(code);
 }
 
@@ -326,6 +349,7 @@ void Daemon::reap() {
     worker->input.cancel();
     desk_.worker_gone(worker->id);
   }
+  if (options_.stdio && workers_.empty()) context_.stop();
 }
 
 /// Workers see the end of their channels: what they have not let go they end, and tell their

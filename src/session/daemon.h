@@ -6,8 +6,9 @@
 
 namespace rfork::session {
 
-/// Runs until SIGTERM, SIGINT or SIGHUP; children go on. Throws Refusal(usage) when an address
-/// can't be listened on. Call it in a process with one thread that does nothing else.
+/// Runs until SIGTERM, SIGINT or SIGHUP, with `stdio` until its one connection has ended too;
+/// children go on. Throws Refusal(usage) when an address can't be listened on. Call it in a process
+/// with one thread that does nothing else.
 void run_daemon(const DaemonOptions& options);
 
 }  // namespace rfork::session

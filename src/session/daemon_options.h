@@ -25,6 +25,7 @@ struct WorkerDeadlines {
 
 struct DaemonOptions {
   std::vector<net::Address> listen;
+  bool stdio = false;  ///< in place of listening: serves what its standard input and output reach
   std::optional<net::Key> key;
   UserPolicy users;
   std::string state_dir;  ///< empty: the default for this user

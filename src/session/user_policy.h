@@ -19,6 +19,7 @@ namespace rfork::session {
 struct UserPolicy {
   std::set<std::string> allowed_users;  ///< --allow-user; matters to root only
   bool allow_root = false;              ///< --allow-root
+  bool allow_all = false;               ///< --stdio: it was this daemon's own user who asked
 };
 
 /// As whom a child will run.

@@ -57,9 +57,9 @@ void send_refusal(WorkerContext& worker, const std::exception& error) {
 
 /// A daemon without a key serves its own user only: everybody on the host can reach a loopback
 /// port.
-bool serves_user_of(const UniqueFd& socket, const DaemonOptions& options) {
-  if (options.key) return true;
-  return is_own_peer(socket.get());
+bool serves_user_of(const net::Transport& transport, const DaemonOptions& options) {
+  // Standard input and output are of who started this daemon.
+  return options.key || options.stdio || is_own_peer(transport.input());
 }
 
 void serve_request(WorkerContext& worker) {
@@ -84,11 +84,9 @@ void serve_request(WorkerContext& worker) {
   }
 }
 
-void serve(UniqueFd socket, const std::string& peer, DaemonLine& line,
+void serve(net::Transport transport, const std::string& peer, DaemonLine& line,
            const DaemonOptions& options) {
-  const bool own = serves_user_of(socket, options);
-  net::Transport transport(std::move(socket));
-  if (!own) {
+  if (!serves_user_of(transport, options)) {
     (void)transport.write(net::encode_preface({net::kProtocolVersion, net::Mode::user}));
     spdlog::warn("{} is another user's, and there is no key: not served", peer);
     return;
@@ -110,11 +108,11 @@ void serve(UniqueFd socket, const std::string& peer, DaemonLine& line,
 
 }  // namespace
 
-int serve_connection(UniqueFd socket, const std::string& peer, Channel channel,
+int serve_connection(net::Transport transport, const std::string& peer, Channel channel,
                      const DaemonOptions& options) noexcept {
   try {
     DaemonLine line(std::move(channel));
-    serve(std::move(socket), peer, line, options);
+    serve(std::move(transport), peer, line, options);
     return 0;
   } catch (const std::exception& error) {
     log_failure(peer, error);

@@ -21,7 +21,7 @@ struct WorkerContext {
 };
 
 /// Serves the connection to its end. Gives the worker's exit code; never throws.
-int serve_connection(UniqueFd socket, const std::string& peer, Channel channel,
+int serve_connection(net::Transport transport, const std::string& peer, Channel channel,
                      const DaemonOptions& options) noexcept;
 
 }  // namespace rfork::session

@@ -1,9 +1,11 @@
 // rforkd: the destination's daemon. Receives processes, restores them, and looks after them.
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -20,6 +22,7 @@ using namespace rfork;
 
 struct Arguments {
   std::vector<std::string> listen;
+  bool stdio = false;
   std::string key;
   std::string make_key;
   std::vector<std::string> allow_users;
@@ -33,6 +36,7 @@ constexpr const char* kExamples = R"(Examples:
   rforkd --listen 10.0.0.2:7411 --key key       takes processes from whoever has the key
   rforkd --key key --listen :: --allow-user ada   as root: runs ada's processes as ada
   rforkd                                        127.0.0.1:7411, for this user on this host only
+  rforkd --stdio                                what `rfork-trace PID ssh:USER@HOST` runs there
 Children outlive the daemon. Whoever has the key can run anything as the users allowed here.
 Exit codes: 0 ended by SIGTERM, SIGINT or SIGHUP, 1 internal, 2 usage, address or key file.)";
 
@@ -40,6 +44,8 @@ void add_options(CLI::App& app, Arguments& arguments) {
   app.add_option("--listen", arguments.listen,
                  "ADDRESS[:PORT], may be repeated; default 127.0.0.1:7411; port 0: any")
       ->type_name("ADDR");
+  app.add_flag("--stdio", arguments.stdio,
+               "Serve one connection on standard input and output, for ssh, without a key");
   app.add_option("--key", arguments.key, "File with the key that both hosts share")
       ->envname("RFORK_KEY");
   app.add_option("--make-key", arguments.make_key, "Write a new key to this file, and end");
@@ -55,7 +61,28 @@ void add_options(CLI::App& app, Arguments& arguments) {
   app.footer(kExamples);
 }
 
-session::DaemonOptions daemon_options(const Arguments& arguments) {
+/// The key of the environment is meant for a daemon that listens.
+bool key_on_command_line(const Arguments& arguments) {
+  const char* const key = std::getenv("RFORK_KEY");
+  return !arguments.key.empty() && (key == nullptr || arguments.key != key);
+}
+
+session::DaemonOptions stdio_options(const Arguments& arguments) {
+  if (!arguments.listen.empty() || !arguments.port_file.empty() || key_on_command_line(arguments)) {
+    throw Refusal(Failure::usage, "--stdio listens nowhere and needs no key",
+                  "leave --listen, --port-file and --key out");
+  }
+  if (::isatty(STDIN_FILENO) == 1) {
+    throw Refusal(Failure::usage, "--stdio speaks with a program, and standard input is a terminal",
+                  "`rfork-trace PID ssh:USER@HOST` runs it through ssh");
+  }
+  session::DaemonOptions options;
+  options.stdio = true;
+  options.users.allow_all = true;
+  return options;
+}
+
+session::DaemonOptions listening_options(const Arguments& arguments) {
   session::DaemonOptions options;
   if (!arguments.key.empty()) options.key = net::load_key(arguments.key);
   for (const std::string& text : arguments.listen) {
@@ -64,16 +91,24 @@ session::DaemonOptions daemon_options(const Arguments& arguments) {
   if (options.listen.empty()) options.listen.push_back({"127.0.0.1", net::kDefaultPort});
   options.users.allowed_users = {arguments.allow_users.begin(), arguments.allow_users.end()};
   options.users.allow_root = arguments.allow_root;
-  if (!arguments.state.empty()) options.state_dir = std::filesystem::absolute(arguments.state);
   options.port_file = arguments.port_file;
   return options;
 }
 
-/// One line an event on stderr. Without threads: workers are forked from here.
-void set_up_log() {
+session::DaemonOptions daemon_options(const Arguments& arguments) {
+  session::DaemonOptions options =
+      arguments.stdio ? stdio_options(arguments) : listening_options(arguments);
+  if (!arguments.state.empty()) options.state_dir = std::filesystem::absolute(arguments.state);
+  return options;
+}
+
+/// One line an event on stderr. Without threads: workers are forked from here. Over ssh stderr is
+/// for what went wrong.
+void set_up_log(bool stdio) {
   auto logger = spdlog::stderr_logger_st("rforkd");
   logger->set_pattern("%Y-%m-%d %H:%M:%S.%e rforkd[%P] %l: %v");
   logger->flush_on(spdlog::level::trace);
+  if (stdio) logger->set_level(spdlog::level::warn);
   spdlog::set_default_logger(std::move(logger));
 }
 
@@ -89,7 +124,7 @@ int main(int argc, char** argv) {
       net::make_key_file(arguments.make_key);
       return 0;
     }
-    set_up_log();
+    set_up_log(arguments.stdio);
     session::run_daemon(daemon_options(arguments));
     return 0;
   });
