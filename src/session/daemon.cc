@@ -113,13 +113,21 @@ LogStore open_logs(const DaemonOptions& options) {
   return logs;
 }
 
+/// A daemon that ends with its connection leaves word for the next.
+std::optional<MoveRecords> open_records(const DaemonOptions& options) {
+  if (!options.stdio) return std::nullopt;
+  return MoveRecords(state_dir_of(options), options.max_ended);
+}
+
 Daemon::Daemon(const DaemonOptions& options)
     : options_(options),
       acceptors_(bind()),
-      desk_(open_logs(options), options.max_ended,
-            [this](WorkerId id, PacketType type, const Bytes& body, int descriptor) {
-              send(id, type, body, descriptor);
-            }) {
+      desk_(
+          open_logs(options), options.max_ended,
+          [this](WorkerId id, PacketType type, const Bytes& body, int descriptor) {
+            send(id, type, body, descriptor);
+          },
+          open_records(options)) {
   // Children whose worker has ended become the daemon's, to be waited for.
   if (prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) throw_errno("prctl(PR_SET_CHILD_SUBREAPER)");
   // Every child costs a descriptor or two.
@@ -177,7 +185,8 @@ void Daemon::announce() {
     const std::string port = std::to_string(acceptors_.front().local_endpoint().port()) + "\n";
     write_full(file.get(), as_bytes(port), options_.port_file);
   }
-  if (!options_.key && !options_.stdio) spdlog::info("no key: only processes of this user on this host are served");
+  if (!options_.key && !options_.stdio)
+    spdlog::info("no key: only processes of this user on this host are served");
   for (const tcp::acceptor& acceptor : acceptors_) {
     spdlog::info("listening on {}", text_of(acceptor.local_endpoint()));
   }

@@ -42,8 +42,11 @@ ChildInfo current(const Child& child) {
 
 }  // namespace
 
-Desk::Desk(LogStore logs, size_t max_ended, Send send)
-    : logs_(std::move(logs)), children_(max_ended), send_(std::move(send)) {}
+Desk::Desk(LogStore logs, size_t max_ended, Send send, std::optional<MoveRecords> records)
+    : logs_(std::move(logs)),
+      children_(max_ended),
+      send_(std::move(send)),
+      records_(std::move(records)) {}
 
 void Desk::handle(WorkerId worker, Packet packet) {
   try {
@@ -95,6 +98,7 @@ void Desk::announce(WorkerId worker, const Packet& packet) {
   }
   Child& child = children_.announce(std::move(info), worker);
   try {
+    if (records_) records_->begin(child.info.move_id);
     LogStore::Log log = logs_.create(child.info.move_id);
     send_info(worker, PacketType::registered, child.info, log.fd.get());
     child.log_path = std::move(log.path);
@@ -129,7 +133,8 @@ void Desk::take_end_pipe(WorkerId worker, Packet& packet) {
 
 void Desk::grant(WorkerId worker) {
   Child* const child = children_.of_worker(worker);
-  if (child == nullptr || !children_.grant(*child)) {
+  const bool granted = child != nullptr && children_.grant(*child);
+  if (!granted || (records_ && !records_->grant(child->info.move_id))) {
     throw Refusal(Failure::destination_refused, "the restore was aborted there meanwhile");
   }
   send_(worker, PacketType::done, {}, -1);
@@ -139,13 +144,19 @@ void Desk::let_go(WorkerId worker) {
   Child* const child = children_.of_worker(worker);
   if (child == nullptr || child->info.state != ChildState::granted) return;
   children_.let_go(*child, clock_ns(CLOCK_REALTIME));
+  record(child->info.move_id, [&](MoveRecords& records) {
+    records.let_go(child->info.move_id, child->info.id, child->info.pid);
+  });
   answer_resolves(child->info.move_id);
 }
 
 void Desk::resolve(WorkerId worker, const Packet& packet) {
   const std::string move_id = decode<MoveQuestion>(packet.body).move_id;
   std::optional<WorkerId> abort_worker;
-  const std::optional<Resolution> resolution = children_.resolve(move_id, abort_worker);
+  std::optional<Resolution> resolution = children_.resolve(move_id, abort_worker);
+  if (records_ && resolution && resolution->state == Resolution::State::unknown) {
+    resolution = records_->resolve(move_id);
+  }
   if (abort_worker) {
     spdlog::info("move {} is aborted: its client asked", move_id);
     send_(*abort_worker, PacketType::aborted, encode(AbortMessage{"its client asked again"}), -1);
@@ -154,6 +165,16 @@ void Desk::resolve(WorkerId worker, const Packet& packet) {
     send_(worker, PacketType::resolution, encode(*resolution), -1);
   } else {
     resolves_.push_back({worker, move_id});
+  }
+}
+
+/// Of what has happened already: a question that comes to another rforkd is answered by "unknown"
+/// if it can't be written down.
+void Desk::record(const std::string& move_id, const std::function<void(MoveRecords&)>& step) {
+  try {
+    if (records_) step(*records_);
+  } catch (const std::exception& error) {
+    spdlog::warn("move {}: {}", move_id, error.what());
   }
 }
 
@@ -232,6 +253,7 @@ void Desk::give_up(WorkerId worker) {
   const ChildInfo info = child->info;
   forget_log(*child);
   children_.abort(*child);
+  record(move_id, [&](MoveRecords& records) { records.abort(move_id); });
   spdlog::info("child {} was not let run", info.id);
   answer_resolves(move_id);
   std::erase_if(waits_, [&](const Waiting& one) {

@@ -6,12 +6,14 @@
 #include <sys/types.h>
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "session/channel.h"
 #include "session/children.h"
 #include "session/log_store.h"
+#include "session/move_records.h"
 
 namespace rfork::session {
 
@@ -20,7 +22,8 @@ class Desk {
   /// Sends a packet to a worker, if it still lives. Never throws.
   using Send = std::function<void(WorkerId, PacketType, const Bytes&, int descriptor)>;
 
-  Desk(LogStore logs, size_t max_ended, Send send);
+  /// `records` for a desk that must be able to answer for moves of others, and they for its own.
+  Desk(LogStore logs, size_t max_ended, Send send, std::optional<MoveRecords> records = {});
 
   /// One packet of a worker's (but for `authenticated`). Never throws: what is wrong with it is
   /// answered.
@@ -48,6 +51,7 @@ class Desk {
   void report_end(const Packet& packet);
   void end_child(Child* child, const loader::ChildEnd& end);
   void resolve(WorkerId worker, const Packet& packet);
+  void record(const std::string& move_id, const std::function<void(MoveRecords&)>& step);
   void list(WorkerId worker, const Packet& packet);
   void kill(WorkerId worker, const Packet& packet);
   void wait(WorkerId worker, const Packet& packet);
@@ -64,6 +68,7 @@ class Desk {
   LogStore logs_;
   Children children_;
   Send send_;
+  std::optional<MoveRecords> records_;
   std::vector<Waiting> resolves_;  ///< until a grant is through
   std::vector<Waiting> waits_;     ///< until a child ends
 };

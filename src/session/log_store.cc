@@ -40,6 +40,20 @@ std::string default_state_dir() {
   return home != nullptr && home[0] == '/' ? std::string(home) + "/.local/state/rforkd" : "";
 }
 
+void keep_newest(const std::string& directory, const std::string& suffix, size_t most) {
+  std::vector<std::pair<fs::file_time_type, fs::path>> files;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory, error)) {
+    if (entry.path().extension() != suffix) continue;
+    const auto time = entry.last_write_time(error);
+    if (!error) files.emplace_back(time, entry.path());
+  }
+  if (files.size() <= most) return;
+  std::ranges::sort(files);
+  files.resize(files.size() - most);
+  for (const auto& [time, path] : files) fs::remove(path, error);
+}
+
 LogStore::LogStore(const std::string& state_dir, size_t max_former) {
   if (state_dir.empty()) {
     problem_ = "no state directory is known";
@@ -59,7 +73,7 @@ LogStore::LogStore(const std::string& state_dir, size_t max_former) {
     return;
   }
   directory_ = logs;
-  prune(max_former);
+  keep_newest(directory_, kSuffix, max_former);
 }
 
 LogStore::Log LogStore::create(const std::string& move_id) const {
@@ -71,20 +85,6 @@ LogStore::Log LogStore::create(const std::string& move_id) const {
 
 void LogStore::remove(const std::string& path) {
   if (!path.empty()) ::unlink(path.c_str());
-}
-
-void LogStore::prune(size_t max_former) const {
-  std::vector<std::pair<fs::file_time_type, fs::path>> logs;
-  std::error_code error;
-  for (const fs::directory_entry& entry : fs::directory_iterator(directory_, error)) {
-    if (entry.path().extension() != kSuffix) continue;
-    const auto time = entry.last_write_time(error);
-    if (!error) logs.emplace_back(time, entry.path());
-  }
-  if (logs.size() <= max_former) return;
-  std::ranges::sort(logs);
-  logs.resize(logs.size() - max_former);
-  for (const auto& [time, path] : logs) fs::remove(path, error);
 }
 
 }  // namespace rfork::session

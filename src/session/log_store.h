@@ -12,6 +12,9 @@ namespace rfork::session {
 /// ~/.local/state. Empty when there is no home.
 std::string default_state_dir();
 
+/// Removes all but the newest `most` files of a directory whose names end so.
+void keep_newest(const std::string& directory, const std::string& suffix, size_t most);
+
 class LogStore {
  public:
   /// Makes the directory (mode 0700) if it can. Keeps at most `max_former` logs of former daemons,
@@ -30,8 +33,6 @@ class LogStore {
   const std::string& problem() const { return problem_; }
 
  private:
-  void prune(size_t max_former) const;
-
   std::string directory_;  ///< empty: none
   std::string problem_;
 };

@@ -302,3 +302,57 @@ TEST_CASE("a child's end is told by the pipe of its namespace's init, where it h
   CHECK(info.end.code == (with_pipe ? 200 : 3));
   CHECK(exit_code({true, SIGKILL, false}) == 137);
 }
+
+TEST_CASE("a move that one desk has is decided by a question to another") {
+  Fixture fixture;
+  std::vector<Sent> said[2];
+  const auto desk = [&](int number) {
+    return Desk(
+        LogStore(fixture.folder, 8), 8,
+        [&said, number](WorkerId worker, PacketType type, const Bytes& body, int descriptor) {
+          said[number].push_back({worker, type, body, descriptor >= 0});
+        },
+        MoveRecords(fixture.folder, 8));
+  };
+  Desk first = desk(0);
+  Desk second = desk(1);
+  const std::string id(32, 'a');
+  const auto begin = [&] {
+    ChildInfo info;
+    info.move_id = id;
+    first.handle(1, {PacketType::announce, encode(Announcement{info}), {}});
+    const pid_t pid = ::fork();
+    if (pid == 0) ::pause();
+    UniqueFd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    first.handle(1, {PacketType::standing, encode(Standing{pid, pid, pid}), std::move(pidfd)});
+    return pid;
+  };
+  const auto resolve = [&] {
+    second.handle(2, {PacketType::resolve, encode(MoveQuestion{id}), {}});
+    return decode<Resolution>(said[1].back().body);
+  };
+  CHECK(resolve().state == Resolution::State::unknown);  // it does not decide here
+  const pid_t pid = begin();
+
+  SECTION("before the grant: it never runs") {
+    CHECK(resolve().state == Resolution::State::aborted);
+    first.handle(1, {PacketType::may_go, {}, {}});
+    CHECK(said[0].back().type == PacketType::refused);
+    CHECK(resolve().state == Resolution::State::aborted);
+  }
+  SECTION("after it was let go: it runs") {
+    first.handle(1, {PacketType::may_go, {}, {}});
+    CHECK(said[0].back().type == PacketType::done);
+    first.handle(1, {PacketType::let_go, {}, {}});
+    const Resolution resolution = resolve();
+    CHECK(resolution.state == Resolution::State::running);
+    CHECK(resolution.pid == pid);
+  }
+  SECTION("after its worker died: it never ran") {
+    first.handle(1, {PacketType::may_go, {}, {}});
+    first.worker_gone(1);
+    CHECK(resolve().state == Resolution::State::aborted);
+  }
+  ::kill(pid, SIGKILL);
+  ::waitpid(pid, nullptr, 0);
+}
