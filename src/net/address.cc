@@ -93,9 +93,11 @@ Address parse_ssh(std::string_view text) {
 std::string Address::text() const {
   const bool brackets = host.find(':') != std::string::npos || (way == Way::tcp && host == "ssh");
   const std::string place = brackets ? fmt::format("[{}]", host) : host;
-  const std::string with_port = port == 0 && way == Way::ssh ? place : fmt::format("{}:{}", place, port);
+  const std::string with_port =
+      port == 0 && way == Way::ssh ? place : fmt::format("{}:{}", place, port);
   if (way == Way::tcp) return with_port;
-  return user.empty() ? fmt::format("ssh:{}", with_port) : fmt::format("ssh:{}@{}", user, with_port);
+  return user.empty() ? fmt::format("ssh:{}", with_port)
+                      : fmt::format("ssh:{}@{}", user, with_port);
 }
 
 Address parse_address(std::string_view text, PortRule rule) {

@@ -1,5 +1,5 @@
-// Where a daemon is, as people type it: HOST, HOST:PORT, [IPV6] or [IPV6]:PORT for one that listens;
-// the same after `ssh:` or `ssh:USER@` for one that ssh(1) is to start.
+// Where a daemon is, as people type it: HOST, HOST:PORT, [IPV6] or [IPV6]:PORT for one that
+// listens; the same after `ssh:` or `ssh:USER@` for one that ssh(1) is to start.
 #pragma once
 
 #include <cstdint>

@@ -25,9 +25,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr int kNotFound = 127;        // exit status of a shell that has no such command
-constexpr int kNotExecutable = 126;   // and of one that may not run it
-constexpr int kOwnFailure = 255;      // of ssh when it is its own failure
+constexpr int kNotFound = 127;       // exit status of a shell that has no such command
+constexpr int kNotExecutable = 126;  // and of one that may not run it
+constexpr int kOwnFailure = 255;     // of ssh when it is its own failure
 constexpr size_t kMaxMessages = 64u << 10;
 
 /// A value of the environment, or what stands for it.
@@ -90,8 +90,8 @@ int spawn(std::vector<std::string> words, int in, int out, int err, pid_t& pid) 
   sigfillset(&all);
   posix_spawnattr_setsigmask(&attributes, &none);
   posix_spawnattr_setsigdefault(&attributes, &all);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK |
-                                            POSIX_SPAWN_SETSIGDEF);
+  posix_spawnattr_setflags(&attributes,
+                           POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
@@ -230,7 +230,8 @@ void Ssh::explain_silence(const Refusal& lost, Connection& connection) {
   };
   const bool closed = connection.input_waiting();  // the end can be read: nobody speaks any more
   const Noise noise = connection.not_a_preface().empty() ? Noise{} : read_noise(connection);
-  const std::optional<int> end = wait_for_end(closed || noise.size > 0 ? kPatience : milliseconds(0));
+  const std::optional<int> end =
+      wait_for_end(closed || noise.size > 0 ? kPatience : milliseconds(0));
   const int code = end && WIFEXITED(*end) ? WEXITSTATUS(*end) : 0;
   const std::string said = last_words();
   if (code == kNotFound || code == kNotExecutable) {
@@ -245,7 +246,8 @@ void Ssh::explain_silence(const Refusal& lost, Connection& connection) {
   if (code == kOwnFailure || (!said.empty() && end)) {
     lose(fmt::format(": {}", said.empty() ? program_ + " failed and did not say why" : said));
   }
-  if (!said.empty()) lose(fmt::format(": {} ({} said: {})", lost.reasons().front().what, program_, said));
+  if (!said.empty())
+    lose(fmt::format(": {} ({} said: {})", lost.reasons().front().what, program_, said));
   throw lost;
 }
 

@@ -4,12 +4,13 @@
 //   ssh -T -o BatchMode=yes ... USER@HOST rforkd --stdio
 //
 // RFORK_SSH names another ssh with its options, split at blanks; RFORK_RFORKD what is run there,
-// for the shell there to read. Options of RFORK_SSH and of ssh's own configuration come before ours.
+// for the shell there to read. Options of RFORK_SSH and of ssh's own configuration come before
+// ours.
 //
 // ssh has a session of its own: a terminal's Ctrl-C is not for it, and it outlives this process for
 // as long as somebody (the attendant of a ghost) holds the pipes. What it says on stderr goes into
-// a file without a name, not to our stderr: nobody who waits for our stderr's end waits for ssh, and
-// what it said last can be told with the error that it explains.
+// a file without a name, not to our stderr: nobody who waits for our stderr's end waits for ssh,
+// and what it said last can be told with the error that it explains.
 #pragma once
 
 #include <sys/types.h>

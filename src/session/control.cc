@@ -1,5 +1,8 @@
 #include "session/control.h"
 
+#include <fmt/format.h>
+
+#include "base/error.h"
 #include "net/link.h"
 #include "session/messages.h"
 #include "session/open_link.h"
@@ -15,6 +18,14 @@ using net::FrameType;
 constexpr std::chrono::milliseconds kSignOfLife{30'000};
 
 net::Link ask(const Endpoint& endpoint, FrameType question, std::span<const std::byte> body = {}) {
+  if (endpoint.address.way == net::Address::Way::ssh) {
+    throw Refusal(
+        Failure::usage,
+        fmt::format("{} starts an rforkd of its own each time, which knows no children of others'",
+                    endpoint.address.text()),
+        "only resolve can be asked over ssh; ps and kill there show and end children, and their "
+        "output is in ~/.local/state/rforkd/logs, root's in /var/lib/rforkd/logs");
+  }
   net::Link link = open_link(endpoint);
   link.write(question, body, {endpoint.deadlines.progress, "the question to be taken"});
   return link;

@@ -30,8 +30,9 @@ net::Link open_link(const Endpoint& endpoint) {
   const bool ssh = endpoint.address.way == net::Address::Way::ssh;
   // ssh has shown who is at either end, and what passes is secret: a key would add nothing.
   const net::Key* const key = endpoint.key && !ssh ? &*endpoint.key : nullptr;
-  link.handshake(net::Role::client, key,
-                 {ssh ? endpoint.deadlines.ssh : endpoint.deadlines.handshake, "rforkd's greeting"});
+  link.handshake(
+      net::Role::client, key,
+      {ssh ? endpoint.deadlines.ssh : endpoint.deadlines.handshake, "rforkd's greeting"});
   return link;
 }
 

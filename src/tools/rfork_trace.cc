@@ -52,6 +52,7 @@ struct Arguments {
 constexpr const char* kExamples = R"(Examples:
   rfork-trace --key key 4242 10.0.0.2          a copy of 4242 runs on 10.0.0.2 too
   rfork-trace --key key --move 4242 10.0.0.2   it runs on 10.0.0.2 only
+  rfork-trace 4242 ssh:ada@host-b              through ssh, without daemon or key
   rfork-trace 4242 -o job.rfork                into a file; `rfork-run job.rfork` goes on from there
   rfork-trace 4242 -o job --exec               into a program; `./job` goes on, on any host
   rfork-trace 4242 -o - | ssh host rfork-run -
@@ -70,7 +71,7 @@ void add_options_of_header(CLI::App& app, Arguments& arguments) {
 
 void add_options(CLI::App& app, Arguments& arguments) {
   app.add_option("PID", arguments.pid, "The process");
-  app.add_option("HOST", arguments.host, "HOST[:PORT] of an rforkd");
+  app.add_option("HOST", arguments.host, "HOST[:PORT] of an rforkd, or ssh:USER@HOST");
   app.add_option("-o,--output", arguments.output,
                  "Write an image to this file instead (-: standard output)");
   app.add_flag("--exec", arguments.exec,

@@ -47,7 +47,7 @@ Exit codes: 0 done, 1 internal, 2 usage, 5 refused (no such child, wrong key), 6
   7 resolve: the daemon does not know the move, 130 interrupted; wait: the child's own.)";
 
 void add_options(CLI::App& app, Arguments& arguments) {
-  app.add_option("HOST", arguments.host, "HOST[:PORT] of an rforkd");
+  app.add_option("HOST", arguments.host, "HOST[:PORT] of an rforkd; to resolve also ssh:USER@HOST");
   app.add_option("--key", arguments.key, "File with the key that both hosts share")
       ->envname("RFORK_KEY");
   app.add_flag("--json", arguments.as_json, "The answer as JSON");

@@ -80,10 +80,9 @@ TEST_CASE("addresses that ssh reaches") {
   CHECK(parse_address("ssh:fe80::1").text() == "ssh:[fe80::1]");
   CHECK(parse_address("ssh").way == Address::Way::tcp);
   CHECK(parse_address("[ssh]:7411").text() == "[ssh]:7411");
-  for (const char* bad :
-       {"ssh:", "ssh:@host", "ssh:ada@", "ssh::22", "ssh:host:", "ssh:host:0", "ssh:host:70000",
-        "ssh:[::1", "ssh:[]", "ssh:-oProxyCommand=x", "ssh:-l@host", "ssh:a b", "ssh:a/b",
-        "ssh:a da@host", "ssh:7411"}) {
+  for (const char* bad : {"ssh:", "ssh:@host", "ssh:ada@", "ssh::22", "ssh:host:", "ssh:host:0",
+                          "ssh:host:70000", "ssh:[::1", "ssh:[]", "ssh:-oProxyCommand=x",
+                          "ssh:-l@host", "ssh:a b", "ssh:a/b", "ssh:a da@host", "ssh:7411"}) {
     INFO(bad);
     CHECK(failure_of([&] { (void)parse_address(bad); }) == Failure::usage);
   }
