@@ -2,6 +2,8 @@
 """A host that is named ssh:USER@HOST, behind an sshd of the test's own on loopback: ssh.py CASE
 
 copy, move, ghost   the process gets there, and ssh and rforkd end when they have nothing more to do
+cut                 the connection breaks near its end, where a move commits: exactly one side runs
+users               root there runs a process as the user that it had
 resolve             what became of a move, asked through another connection
 refused             no such key, no rforkd there, no ssh here: one clear line each
 noise               something there prints before rforkd does
@@ -10,13 +12,16 @@ words               what is no address, and what can't be asked over ssh
 
 import os
 import pathlib
+import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 
 import harness
 from harness import IN_DOUBT, LOST, USAGE, expect, wait_until
+from proxy import Proxy
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
@@ -44,6 +49,7 @@ Host *
   UserKnownHostsFile {folder}/known_hosts
   GlobalKnownHostsFile /dev/null
   StrictHostKeyChecking yes
+  HostKeyAlias there
 Host there 127.0.0.1
   IdentityFile {folder}/key
 Host noisy
@@ -69,7 +75,7 @@ class Sshd:
         (self.folder / "authorized_keys").write_text(public["key"] + f"{noise} {public['noisy']}")
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
-        (self.folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {public['host_key']}")
+        (self.folder / "known_hosts").write_text(f"there {public['host_key']}")
         words = {"folder": self.folder, "port": self.port}
         (self.folder / "sshd_config").write_text(SSHD_CONFIG.format(**words))
         (self.folder / "ssh_config").write_text(SSH_CONFIG.format(**words))
@@ -165,6 +171,68 @@ def ghost(world):
     all_over(sshd)
 
 
+def users(world):
+    sshd = Sshd(world)
+    world.folder.chmod(0o711)
+    folder = world.folder / "nobody"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    process = world.start(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+                           world.build / "targets/steady", folder], cwd="/")
+    expect(process.line().startswith("ready"), "nobody's process isn't ready")
+    child = sshd.trace(process.pid, "--move", "--no-ghost", "--json", "ssh:there").expect(0).json()["child_pid"]
+    uid = [line for line in open(f"/proc/{child}/status", encoding="utf-8") if line.startswith("Uid")]
+    expect(uid[0].split()[1:] == ["65534"] * 4, f"ids of the child: {uid}")
+    world.go(folder)
+    wait_until(lambda: not alive(child), "the child ends")
+    expect(sshd.log().read_text() == "ok\n", f"the child said {sshd.log().read_text()!r}")
+
+
+def children_besides(pid):
+    found = []
+    for entry in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            name = (entry / "comm").read_text().strip()
+        except OSError:
+            continue
+        if name == "steady" and int(entry.name) != pid and alive(int(entry.name)):
+            found.append(int(entry.name))
+    return found
+
+
+def cut(world):
+    sshd = Sshd(world)
+    source = random.Random(os.environ.get("RFORK_TEST_SEED", str(os.getpid())))
+    target, outcomes = None, []
+
+    def send(**limits):
+        nonlocal target
+        if target is None or not target.running():
+            folder = world.folder / f"target-{world.number()}"
+            folder.mkdir()
+            target = world.target("steady", folder=folder)
+        relay = Proxy(f"127.0.0.1:{sshd.port}", **limits)
+        said = sshd.trace(target.real_pid, "--move", "--no-ghost", f"ssh:there:{relay.address.split(':')[1]}")
+        relay.close()
+        all_over(sshd)
+        children = children_besides(target.pid)
+        original = target.running() and harness.state_of(target.pid).count(": T ") == 0
+        context = f"{limits}: original runs: {original}, children: {children}\n{said}"
+        expect(said.code in (0, LOST), f"an unexpected exit code: {context}")
+        expect(original == (said.code != 0) and len(children) == (said.code == 0), f"not one side runs: {context}")
+        outcomes.append(said.code)
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        wait_until(lambda: not children_besides(target.pid), "the child is gone")
+        return relay.passed
+
+    passed = send()
+    for way in ("up", "down"):
+        for at in sorted(passed[way] - source.randrange(900) for _ in range(8)):
+            send(**{way: at})
+    expect(LOST in outcomes, f"no cut came before the commit: {outcomes}")
+
+
 def resolve(world):
     sshd = Sshd(world)
     target = world.target("steady")
@@ -232,7 +300,7 @@ def words(world):
     target.wait().expect(0, out="ok\n")
 
 
-CASES = {"copy": copy, "move": move, "ghost": ghost, "resolve": resolve, "refused": refused, "noise": noise,
+CASES = {"copy": copy, "move": move, "ghost": ghost, "cut": cut, "users": users, "resolve": resolve, "refused": refused, "noise": noise,
          "words": words}
 
 if __name__ == "__main__":
