@@ -263,7 +263,8 @@ def refused(world):
         said = sshd.trace(target.real_pid, "ssh:there", *options, RFORK_RFORKD="/nowhere/rforkd")
         said.refused(LOST, "ssh:there has no rforkd in its PATH", "/nowhere/rforkd", "RFORK_RFORKD")
     sshd.trace(target.real_pid, "ssh:there:1").refused(LOST, "ssh:there:1: ", "port 1: Connection refused")
-    sshd.trace(target.real_pid, "ssh:there", RFORK_SSH="/nowhere/ssh").refused(LOST, "/nowhere/ssh can't be run", "RFORK_SSH")
+    said = sshd.trace(target.real_pid, "ssh:there", RFORK_SSH="/nowhere/ssh")
+    said.refused(LOST, "/nowhere/ssh can't be run", "RFORK_SSH")
     sshd.trace(target.real_pid, "ssh:there", RFORK_RFORKD="true").refused(LOST, "ssh:there", "closed the connection")
     sshd.trace(target.real_pid, "ssh:there", RFORK_RFORKD="cat").refused(LOST, "ssh:there")
     all_over(sshd)
@@ -300,8 +301,8 @@ def words(world):
     target.wait().expect(0, out="ok\n")
 
 
-CASES = {"copy": copy, "move": move, "ghost": ghost, "cut": cut, "users": users, "resolve": resolve, "refused": refused, "noise": noise,
-         "words": words}
+CASES = {"copy": copy, "move": move, "ghost": ghost, "cut": cut, "users": users, "resolve": resolve,
+         "refused": refused, "noise": noise, "words": words}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=len(sys.argv) > 2 and sys.argv[2] == "user")
