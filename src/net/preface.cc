@@ -12,7 +12,8 @@ namespace {
 
 // The first byte has its top bit set and the last two are a line end: neither a text protocol nor a
 // transfer that rewrites line ends can look like it (the idea is PNG's).
-constexpr std::array<uint8_t, kPrefaceMagicSize> kMagic = {0x89, 'R', 'F', 'O', 'R', 'K', '\r', '\n'};
+constexpr std::array<uint8_t, kPrefaceMagicSize> kMagic = {0x89, 'R', 'F',  'O',
+                                                           'R',  'K', '\r', '\n'};
 
 }  // namespace
 
