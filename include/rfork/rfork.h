@@ -152,7 +152,7 @@ static RFORK_UNUSED int rfork_prepare(struct rfork_call *call, const struct rfor
 
 /* "HOST" or "HOST:PORT". */
 static RFORK_UNUSED void rfork_say_host(struct rfork_call *call, const char *host, int port, char *room, size_t size) {
-  if (port == 0) {
+  if (port == 0 || strncmp(host, "ssh:", 4) == 0) { /* ssh's port is not rforkd's */
     rfork_say(call, host);
     return;
   }
