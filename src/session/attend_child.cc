@@ -91,6 +91,7 @@ Attendance::Attendance(WorkerContext& worker, const AttendedChild& child,
 
 void Attendance::run() {
   std::vector<pollfd> polls;
+  bool first = true;
   hear_child();
   while (connected_ && !(ended_ && relays_.all_closed() && !pump_.wants_write())) {
     const bool writes = pump_.wants_write();
@@ -100,7 +101,7 @@ void Attendance::run() {
     polls.push_back({worker_.link.input(), POLLIN, 0});
     polls.push_back({worker_.link.output(), static_cast<short>(writes ? POLLOUT : 0), 0});
     relays_.add_polls(polls);
-    if (::poll(polls.data(), polls.size(), look_for_readers()) < 0 && errno != EINTR)
+    if (::poll(polls.data(), polls.size(), first ? 0 : look_for_readers()) < 0 && errno != EINTR)
       throw_errno("poll");
     try {
       if (polls[0].revents != 0 || polls[1].revents != 0) hear_child();
@@ -108,7 +109,9 @@ void Attendance::run() {
       const auto taken = [this](FrameType type, std::span<const std::byte> body) {
         take(type, body);
       };
-      if (polls[2].revents != 0 && !pump_.read(taken)) lose("closed");
+      // The first time whatever poll(2) says: something may have come together with GO.
+      if ((polls[2].revents != 0 || first) && !pump_.read(taken)) lose("closed");
+      first = false;
       pump_.write();
     } catch (const Refusal& refusal) {
       lose(refusal.what());

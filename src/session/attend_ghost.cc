@@ -43,6 +43,8 @@ class Attendance {
   void run();
 
  private:
+  void hear_child();
+  void speak();
   void hear_ghost();
   void take(FrameType type, std::span<const std::byte> body);
   void take_state(int wait_status);
@@ -90,6 +92,7 @@ void Attendance::use_terminal(bool ours) {
 
 void Attendance::run() {
   std::vector<pollfd> polls;
+  hear_child();  // what came together with RUNNING is read already, and poll(2) knows nothing of it
   while (connected_ || relays_.has_undelivered()) {
     if (end_ && !ghost_.gone() && !relays_.has_undelivered()) end_ghost();
     if (ghost_.gone() && end_ && relays_.all_closed()) return;
@@ -104,18 +107,29 @@ void Attendance::run() {
     if (::poll(polls.data(), polls.size(), -1) < 0 && errno != EINTR) throw_errno("poll");
     if (polls[0].revents != 0) hear_ghost();
     relays_.handle(polls);
-    if (!connected_) continue;
-    try {
-      const auto taken = [this](FrameType type, std::span<const std::byte> body) {
-        take(type, body);
-      };
-      if (polls[1].revents != 0 && !pump_.read(taken)) lose("it closed the connection");
-      if (connected_) pump_.write();
-    } catch (const Refusal& refusal) {
-      lose(refusal.what());
-    }
+    if (connected_ && polls[1].revents != 0) hear_child();
+    if (connected_) speak();
   }
   if (end_ && !ghost_.gone()) end_ghost();
+}
+
+void Attendance::hear_child() {
+  try {
+    const auto taken = [this](FrameType type, std::span<const std::byte> body) {
+      take(type, body);
+    };
+    if (!pump_.read(taken)) lose("it closed the connection");
+  } catch (const Refusal& refusal) {
+    lose(refusal.what());
+  }
+}
+
+void Attendance::speak() {
+  try {
+    pump_.write();
+  } catch (const Refusal& refusal) {
+    lose(refusal.what());
+  }
 }
 
 void Attendance::hear_ghost() {

@@ -45,7 +45,7 @@ void add_options(CLI::App& app, Arguments& arguments) {
                  "ADDRESS[:PORT], may be repeated; default 127.0.0.1:7411; port 0: any")
       ->type_name("ADDR");
   app.add_flag("--stdio", arguments.stdio,
-               "Serve one connection on standard input and output, for ssh, without a key");
+               "Serve one connection on standard input and output, as ssh starts it");
   app.add_option("--key", arguments.key, "File with the key that both hosts share")
       ->envname("RFORK_KEY");
   app.add_option("--make-key", arguments.make_key, "Write a new key to this file, and end");
