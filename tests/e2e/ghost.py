@@ -122,7 +122,7 @@ def light(world):
     moved = Moved(world).move()
     pids = [moved.process.pid, int(harness_status(moved.process.pid, "TracerPid"))]
     rss = [int(harness_status(pid, "VmRSS").split()[0]) for pid in pids]
-    expect(sum(rss) < 4096, f"resident: {rss} KiB")
+    expect(sum(rss) < 8192, f"resident: {rss} KiB")
     ticks = lambda: sum(int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[n]) for pid in pids
                         for n in (11, 12))
     before = ticks()

@@ -101,7 +101,9 @@ static void test_nested(void) {
   child = rfork(host);
   EXPECT(child >= 0);
   if (child == 0) {
-    const pid_t grandchild = rfork(host);
+    pid_t grandchild;
+    close(ends[0]);
+    grandchild = rfork(host);
     EXPECT(grandchild >= 0);
     if (grandchild == 0) {
       EXPECT(write(ends[1], "deep", 4) == 4);
