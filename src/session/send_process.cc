@@ -127,7 +127,9 @@ Running commit_move(tracer::Capture& capture, Destination& there, CommitKeeper& 
   std::vector<RelayEnd> ends;
   for (auto& [id, fd] : capture.take_relays()) {
     ends.push_back(origin_end(*image::find_id(capture.snapshot().descriptions, id), std::move(fd)));
-    ends.back().reads = options.capture.relay_input;
+    if (ends.back().type == image::Description::RelayType::terminal) {
+      ends.back().reads = options.capture.relay_input;
+    }
     ends.back().on_demand = options.shares_with_parent;
   }
   const UniqueFd messages = standard_error_of(pid);

@@ -211,7 +211,7 @@ void send(const Arguments& arguments) {
   options.ghost =
       options.capture.move && !arguments.no_ghost && (asked || somebody_waits_for(arguments.pid));
   options.capture.relay = options.ghost;
-  options.shares_with_parent = false;  // on demand, a reader was left waiting: see docs/ghost.md
+  options.shares_with_parent = arguments.as_fork;
   options.capture.relay_input = options.ghost && (!arguments.as_fork || arguments.input);
   options.connected = [] { stage.connected = true; };
   const session::Sent sent = session::send_process(arguments.pid, endpoint, options);
