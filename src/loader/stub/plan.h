@@ -41,9 +41,9 @@ enum class OpKind : uint16_t {
   leave,           // [0] rsp, [1] address of the exit code; does not come back
   as_owner,  // [0] stack end, [1] first operation, [2] operations: walked by a process that shares
              // the memory and owns a user namespace; failure is ignored
-  populate_ahead,  // [0] stack end, [1] first operation, [2] operations: a process that shares the
-                   // memory makes the pages that they will fill, ahead of the stream; failure is
-                   // ignored
+  populate_ahead,   // [0] stack end, [1] first operation, [2] operations: a process that shares the
+                    // memory makes the pages that they will fill, ahead of the stream; failure is
+                    // ignored
   await_populated,  // waits for that process's end
   use_amx,          // makes the kernel give this thread room for AMX tiles
 };

@@ -17,7 +17,9 @@
 #include <sys/syscall.h>
 
 #include "plan.h"
+#include "stream.h"
 #include "syscall_x86_64.h"
+#include "talk.h"
 
 namespace rfork::stub {
 
@@ -25,7 +27,6 @@ using namespace loader::plan;  // NOLINT: the stub is nothing but this ABI
 
 namespace {
 
-constexpr uint64_t kPage = 4096;
 constexpr uint64_t kProtRead = 1, kProtWrite = 2, kProtExec = 4;
 constexpr uint64_t kMapShared = 1, kMapPrivate = 2, kMapAnonymous = 0x20, kMapFixed = 0x100000;
 constexpr uint64_t kRemapMayMove = 1, kRemapFixed = 2;
@@ -34,49 +35,9 @@ constexpr int kAtSysinfoEhdr = 33;
 /// The parameters of one walk over operations.
 struct Walker {
   Header* header;
-  // The stream: what is left of the slot that is being emptied.
-  uint64_t slot_address = 0;
-  uint64_t slot_left = 0;
-  uint32_t slot = 0;
+  Stream stream{};
   long populating = 0;  ///< pid of the process that populates ahead; not positive: none
 };
-
-[[noreturn]] void end_process() {
-  for (;;) system_call(SYS_exit_group, 127);
-}
-
-void send_message(Header* header, MessageKind kind, int64_t index, int error, uint32_t slot) {
-  Message message{};
-  message.kind = kind;
-  message.index = index;
-  message.error = error;
-  message.slot = slot;
-  message.tid = static_cast<int32_t>(system_call(SYS_gettid));
-  constexpr uint64_t kNoSignal = 0x4000;
-  long sent;
-  do {
-    sent = system_call(SYS_sendto, static_cast<uint64_t>(header->control_fd),
-                       reinterpret_cast<uint64_t>(&message), sizeof message, kNoSignal);
-  } while (sent == -EINTR);
-  if (sent != sizeof message) end_process();
-}
-
-[[noreturn]] void fail(Header* header, int64_t index, long result) {
-  send_message(header, MessageKind::failed, index, static_cast<int>(-result), 0);
-  end_process();
-}
-
-/// The loader's next message. When the loader is gone the child has no reason to be.
-Message receive(Header* header) {
-  Message message{};
-  long got;
-  do {
-    got = system_call(SYS_recvfrom, static_cast<uint64_t>(header->control_fd),
-                      reinterpret_cast<uint64_t>(&message), sizeof message);
-  } while (got == -EINTR);
-  if (got != sizeof message) end_process();
-  return message;
-}
 
 void wait_futex(volatile uint32_t* word, uint32_t value) {
   system_call(SYS_futex, reinterpret_cast<uint64_t>(word), FUTEX_WAIT, value);
@@ -84,88 +45,6 @@ void wait_futex(volatile uint32_t* word, uint32_t value) {
 
 void wake_futex(volatile uint32_t* word) {
   system_call(SYS_futex, reinterpret_cast<uint64_t>(word), FUTEX_WAKE, INT32_MAX);
-}
-
-void copy_bytes(uint64_t to, uint64_t from, uint64_t size) {
-  __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size) : : "memory");
-}
-
-// --- the stream ---
-
-/// Gives some bytes of the stream, at most `want`; the caller has used them when it asks again.
-uint64_t take_stream(Walker& walker, uint64_t want, uint64_t* size) {
-  Header* header = walker.header;
-  while (walker.slot_left == 0) {
-    const Message message = receive(header);
-    if (message.kind != MessageKind::data || message.slot >= kSlots || message.length > kSlotSize) {
-      fail(header, header->current_op, -EPROTO);
-    }
-    walker.slot = message.slot;
-    walker.slot_address = header->ring_address + message.slot * kSlotSize;
-    walker.slot_left = message.length;
-  }
-  *size = want < walker.slot_left ? want : walker.slot_left;
-  const uint64_t address = walker.slot_address;
-  __atomic_store_n(&header->streamed, header->streamed + *size, __ATOMIC_RELAXED);
-  walker.slot_address += *size;
-  walker.slot_left -= *size;
-  return address;
-}
-
-void free_empty_slot(Walker& walker) {
-  if (walker.slot_left == 0) {
-    send_message(walker.header, MessageKind::slot_free, 0, 0, walker.slot);
-  }
-}
-
-/// All page faults of a copy at once; where it can't be, the copy takes them one by one. Measured:
-/// a fifth less time for a large image. Not worth a system call for a few pages.
-void populate(uint64_t address, uint64_t size) {
-  constexpr uint64_t kPopulateWrite = 23;  // MADV_POPULATE_WRITE
-  if (size < 8 * kPage) return;
-  const uint64_t start = address & ~(kPage - 1);
-  system_call(SYS_madvise, start, (address + size - start + kPage - 1) & ~(kPage - 1),
-              kPopulateWrite);
-}
-
-void data_to_memory(Walker& walker, uint64_t address, uint64_t left) {
-  while (left > 0) {
-    uint64_t size;
-    const uint64_t from = take_stream(walker, left, &size);
-    populate(address, size);
-    copy_bytes(address, from, size);
-    free_empty_slot(walker);
-    address += size;
-    left -= size;
-  }
-}
-
-long data_to_file(Walker& walker, uint64_t fd, uint64_t offset, uint64_t left) {
-  while (left > 0) {
-    uint64_t size;
-    uint64_t from = take_stream(walker, left, &size);
-    left -= size;
-    while (size > 0) {
-      const long written = system_call(SYS_pwrite64, fd, from, size, offset);
-      if (written == -EINTR) continue;
-      if (written == 0) return -ENOSPC;
-      if (written < 0) return written;
-      from += static_cast<uint64_t>(written);
-      offset += static_cast<uint64_t>(written);
-      size -= static_cast<uint64_t>(written);
-    }
-    free_empty_slot(walker);
-  }
-  return 0;
-}
-
-void data_skip(Walker& walker, uint64_t left) {
-  while (left > 0) {
-    uint64_t size;
-    take_stream(walker, left, &size);
-    free_empty_slot(walker);
-    left -= size;
-  }
 }
 
 // --- thread ids kept in memory ---
@@ -253,32 +132,6 @@ void walk_as_owner(Header* header, const Op& op) {
   wait_for_process(pid);
 }
 
-/// New pages are cleared by whoever touches them first, which takes longer than to copy into them,
-/// and much longer in a virtual machine that has to be given them by its host. A second processor
-/// does it ahead of the copy.
-void populate_entry(void* memory, uint64_t first, uint64_t count) {
-  constexpr uint64_t kLead = 4 * kSlotSize, kStep = 2 * kSlotSize;
-  constexpr uint64_t kSetParentDeathSignal = 1, kSigKill = 9;
-  system_call(SYS_prctl, kSetParentDeathSignal, kSigKill);
-  auto* header = static_cast<Header*>(memory);
-  const Op* ops = reinterpret_cast<const Op*>(header->ops);
-  uint64_t position = 0;
-  for (uint64_t i = first; i < first + count; ++i) {
-    const uint64_t* a = ops[i].arguments;
-    if (ops[i].kind == OpKind::data_to_file) position += a[2];
-    if (ops[i].kind == OpKind::data_skip) position += a[0];
-    if (ops[i].kind != OpKind::data_to_memory) continue;
-    for (uint64_t done = 0; done < a[1];) {
-      const uint64_t size = a[1] - done < kStep ? a[1] - done : kStep;
-      const uint64_t streamed = __atomic_load_n(&header->streamed, __ATOMIC_RELAXED);
-      if (position >= streamed + kLead) populate(a[0] + done, size);
-      done += size;
-      position += size;
-    }
-  }
-  for (;;) system_call(SYS_exit, 0);
-}
-
 long start_populating(Header* header, const Op& op) {
   clone_args args{};
   args.flags = CLONE_VM | CLONE_FILES;
@@ -339,12 +192,12 @@ long step(Walker& walker, const Op& op) {
     case OpKind::syscall:
       return do_syscall(header, op);
     case OpKind::data_to_memory:
-      data_to_memory(walker, a[0], a[1]);
+      data_to_memory(header, walker.stream, a[0], a[1]);
       return 0;
     case OpKind::data_to_file:
-      return data_to_file(walker, a[0], a[1], a[2]);
+      return data_to_file(header, walker.stream, a[0], a[1], a[2]);
     case OpKind::data_skip:
-      data_skip(walker, a[0]);
+      data_skip(header, walker.stream, a[0]);
       return 0;
     case OpKind::copy:
       copy_bytes(a[0], a[1], a[2]);
