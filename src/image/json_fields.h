@@ -134,6 +134,7 @@ void visit_fields(auto& visit, Is<Thread> auto& x) {
   visit("clear_child_tid", x.clear_child_tid);
   visit("pending", x.pending);
   visit("nice", x.nice);
+  visit.later("waits", x.waits);
 }
 
 void visit_fields(auto& visit, Is<MemoryPatch> auto& x) {

@@ -200,6 +200,7 @@ struct Thread {
   uint64_t clear_child_tid = 0;  ///< as set_tid_address(2)
   std::vector<PendingSignal> pending;
   int32_t nice = 0;
+  bool waits = false;  ///< it was in a blocking system call, which its registers make again
 };
 
 /// Bytes that the loader writes into memory last, after the page data. Used where a system call's

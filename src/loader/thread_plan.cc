@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #ifndef SYS_rseq
@@ -157,6 +158,14 @@ void add_credentials(PlanWriter& plan, const ThreadPlanInput& input) {
 }
 
 void add_leave(PlanWriter& plan, const ThreadPlanInput& input, size_t index) {
+  // A signal that one thread sends another, which waits for it in pause(2), would come too early
+  // if that one were not in the kernel again: those that wait go first.
+  const auto& threads = input.process.threads;
+  const auto running = static_cast<uint64_t>(
+      std::count_if(threads.begin(), threads.end(), [](const Thread& one) { return !one.waits; }));
+  if (!threads[index].waits && running < threads.size()) {
+    plan.op(OpKind::await_left, {running}, "let the threads that wait go first");
+  }
   plan.op(OpKind::leave, {input.frames.threads[index].frame.stack_pointer, input.exit_code},
           "leave");
 }

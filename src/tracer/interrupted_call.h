@@ -21,7 +21,8 @@
 namespace rfork::tracer {
 
 struct GoingOn {
-  user_regs_struct registers{};  ///< to run on with: the call is made again
+  user_regs_struct registers{};  ///< to run on with
+  bool again = false;            ///< they make an interrupted call again
   std::optional<image::MemoryPatch>
       patch;  ///< memory that these registers need (a shorter time-out, below the red zone)
   /// The origin's thread needs these registers too: it would see EINTR, or the next capture

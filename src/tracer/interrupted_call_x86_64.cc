@@ -196,6 +196,7 @@ GoingOn after_interruption(const StoppedThread& thread, const ProcessMemory& mem
     }
     regs.rip -= kSystemCallSize;
     regs.rax = static_cast<uint64_t>(number);
+    result.again = true;
     // A thread whose sleep could be measured is wound back at the origin as well: left to the
     // kernel it would be in restart_syscall, whose time since the first start the next capture
     // can't know. One that is there already has its deadline with the kernel only.

@@ -122,6 +122,7 @@ CapturedThread capture_thread(pid_t pid, StoppedThread& stopped, const ProcessMe
     stopped.registers = going_on.registers;
   }
   thread.registers = bytes_of(going_on.registers);
+  thread.waits = going_on.again;
   result.patch = going_on.patch;
 
   thread.floating_point = regset(stopped.tid, NT_PRFPREG, "NT_PRFPREG");

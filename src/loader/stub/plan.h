@@ -38,6 +38,7 @@ enum class OpKind : uint16_t {
   arrive,          // a thread: says that it is ready, and waits at the gate
   ready,           // the leader: says READY, waits for GO, says RUNNING
   open_gate,       // the leader: lets all threads leave
+  await_left,      // waits until at most [0] threads have not left
   leave,           // [0] rsp, [1] address of the exit code; does not come back
   as_owner,  // [0] stack end, [1] first operation, [2] operations: walked by a process that shares
              // the memory and owns a user namespace; failure is ignored

@@ -178,6 +178,16 @@ void gather_threads(Header* header, uint32_t count) {
   }
 }
 
+/// A thread is on its way into the kernel when it has left: it is given a little longer.
+void await_left(Header* header, uint32_t count) {
+  struct {
+    int64_t seconds, nanoseconds;
+  } constexpr kMoment = {0, 50'000};
+  do {
+    system_call(SYS_nanosleep, reinterpret_cast<uint64_t>(&kMoment), 0);
+  } while (__atomic_load_n(&header->leaving, __ATOMIC_SEQ_CST) > count);
+}
+
 void say_ready(Header* header) {
   send_message(header, MessageKind::ready, 0, 0, 0);
   if (receive(header).kind != MessageKind::go) end_process();
@@ -230,6 +240,9 @@ long step(Walker& walker, const Op& op) {
     case OpKind::open_gate:
       __atomic_store_n(&header->gate, 1, __ATOMIC_SEQ_CST);
       wake_futex(&header->gate);
+      return 0;
+    case OpKind::await_left:
+      await_left(header, static_cast<uint32_t>(a[0]));
       return 0;
     case OpKind::leave:
       rfork_stub_leave(a[0], &header->leaving, header->hole_start,
