@@ -16,6 +16,7 @@
 
 #include "base/error.h"
 #include "base/io.h"
+#include "tracer/proc_text.h"
 
 namespace rfork::session {
 
@@ -124,6 +125,15 @@ bool waits_for(const std::string& directory, const std::string& call, uint64_t i
   }
 }
 
+/// Whether the task of this directory is gone or on its way: it doesn't read, and no one but root
+/// may ask what else it does.
+bool is_ending(const std::string& task) {
+  constexpr size_t kFlags = 9 - 3;           // its field of /proc/PID/stat
+  constexpr unsigned long kPfExiting = 0x4;  // PF_EXITING of linux/sched.h
+  const auto stat = try_read_file_at(AT_FDCWD, task + "stat");
+  return !stat || (std::stoul(tracer::parse_stat_fields(*stat).at(kFlags)) & kPfExiting) != 0;
+}
+
 }  // namespace
 
 bool somebody_reads(pid_t pid, uint64_t inode) {
@@ -131,7 +141,7 @@ bool somebody_reads(pid_t pid, uint64_t inode) {
   for (const int tid : try_list_numbers(directory + "task").value_or(std::vector<int>())) {
     const std::string task = fmt::format("{}task/{}/", directory, tid);
     const auto call = try_read_file_at(AT_FDCWD, task + "syscall");
-    if (!call && errno != ESRCH && errno != ENOENT) return true;
+    if (!call && !is_ending(task)) return true;
     if (call && waits_for(directory, *call, inode)) return true;
     const auto children = try_read_file_at(AT_FDCWD, task + "children");
     const char* at = children ? children->c_str() : "";

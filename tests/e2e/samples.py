@@ -47,8 +47,9 @@ def tour(stage):
 
 
 def pi(stage):
-    said = stage.run("pi", stage.daemon.address, stage.home.address, "127.0.0.1:1").expect(0).out.splitlines()
-    expect(said[-1] == "pi is about 3.141593, by 3 workers" and "worker 2 on 127.0.0.1:1 is lost" in said[0], f"{said}")
+    result = stage.run("pi", stage.daemon.address, stage.home.address, "127.0.0.1:1").expect(0)
+    said = result.out.splitlines()
+    expect(said[-1] == "pi is about 3.141593, by 3 workers" and "worker 2 on 127.0.0.1:1 is lost" in said[0], f"{result}")
 
 
 def textfile(stage):
