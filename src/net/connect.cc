@@ -62,6 +62,8 @@ void set_tcp_options(int socket) {
   set(IPPROTO_TCP, TCP_KEEPIDLE, 10);
   set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
   set(IPPROTO_TCP, TCP_KEEPCNT, 4);
+  // The same for what was sent and isn't confirmed; by itself the kernel tries for 15 minutes.
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, 30'000);
 }
 
 asio::awaitable<UniqueFd> connect(const Address& address, Wait wait) {

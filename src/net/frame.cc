@@ -48,6 +48,8 @@ std::string_view name_of(FrameType type) {
       return "WAITING";
     case FrameType::done:
       return "DONE";
+    case FrameType::attend:
+      return "ATTEND";
     case FrameType::relay:
       return "RELAY";
     case FrameType::relay_taken:
@@ -66,6 +68,10 @@ std::string_view name_of(FrameType type) {
       return "SIGNAL";
     case FrameType::child_state:
       return "CHILD_STATE";
+    case FrameType::received:
+      return "RECEIVED";
+    case FrameType::resume:
+      return "RESUME";
   }
   return "?";
 }

@@ -41,6 +41,7 @@ enum class FrameType : uint8_t {
   remove = 24,
   waiting = 25,  ///< nothing new, but still here
   done = 26,
+  attend = 27,  ///< a ghost, to the agent of its child: its connection was lost
   // A child and its ghost, after RUNNING, in any order: docs/protocol.md.
   relay = 32,         ///< u32 stream, u64 offset, then raw bytes
   relay_taken = 33,   ///< u32 stream, u64 bytes in all that have reached the other side's end
@@ -51,6 +52,8 @@ enum class FrameType : uint8_t {
   relay_window = 40,  ///< u32 stream, struct winsize: of a terminal
   signal = 36,        ///< i32: to the child
   child_state = 37,   ///< what became of the child
+  received = 41,      ///< u64 bytes of frames since RUNNING: they need not be kept any longer
+  resume = 42,        ///< the same, first on a new connection: what follows it comes again
 };
 
 inline constexpr size_t kFrameHeaderSize = 5;

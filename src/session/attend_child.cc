@@ -15,10 +15,12 @@
 #include <csignal>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <optional>
 
 #include "base/error.h"
 #include "base/io.h"
+#include "session/agent_door.h"
 #include "session/messages.h"
 #include "session/reading.h"
 
@@ -27,6 +29,7 @@ namespace rfork::session {
 namespace {
 
 using net::FrameType;
+using Clock = std::chrono::steady_clock;
 
 UniqueFd open_signals() {
   sigset_t signals;
@@ -57,12 +60,17 @@ class Attendance {
 
  private:
   void hear_child();
+  void hear_ghost();
+  void speak();
+  void open_door();
+  int patience_ms();
   int look_for_readers();
   void note(int wait_status);
   void take(FrameType type, std::span<const std::byte> body);
   void pass_signal(int signal);
   void notice_keys(std::span<const std::byte> relayed);
   void lose(const std::string& why);
+  void give_up();
 
   WorkerContext& worker_;
   const AttendedChild& child_;
@@ -73,7 +81,11 @@ class Attendance {
   std::map<uint32_t, int> terminals_;    ///< our ends, by stream
   int pause_ms_ = 1;                     ///< before the next look for readers
   bool ended_ = false;
+  std::optional<AgentDoor> door_;
+  std::unique_ptr<net::Link> link_;  ///< in the place of the worker's own, which was lost
   bool connected_ = true;
+  Clock::time_point give_up_at_;  ///< while not connected
+  bool given_up_ = false;
 };
 
 Attendance::Attendance(WorkerContext& worker, const AttendedChild& child,
@@ -87,35 +99,83 @@ Attendance::Attendance(WorkerContext& worker, const AttendedChild& child,
   if (child_.end_pipe >= 0 && ::fcntl(child_.end_pipe, F_SETFL, O_NONBLOCK) != 0) {
     throw_errno("fcntl(O_NONBLOCK)");
   }
+  try {
+    door_.emplace(child_.move_id);
+  } catch (const Error& error) {
+    spdlog::warn("child {} can't wait for a lost ghost: {}", child_.id, error.what());
+  }
 }
 
 void Attendance::run() {
   std::vector<pollfd> polls;
-  bool first = true;
   hear_child();
-  while (connected_ && !(ended_ && relays_.all_closed() && !pump_.wants_write())) {
-    const bool writes = pump_.wants_write();
+  hear_ghost();  // something may have come together with GO, and poll(2) knows nothing of it
+  while (!given_up_ && !(ended_ && relays_.all_closed() && pump_.all_confirmed())) {
     polls.clear();
     polls.push_back({signals_.get(), POLLIN, 0});
     polls.push_back({child_.end_pipe, POLLIN, 0});
-    polls.push_back({worker_.link.input(), POLLIN, 0});
-    polls.push_back({worker_.link.output(), static_cast<short>(writes ? POLLOUT : 0), 0});
+    polls.push_back({door_ ? door_->fd() : -1, POLLIN, 0});
+    const short writes = pump_.wants_write() ? POLLOUT : 0;
+    polls.push_back({connected_ ? pump_.link().input() : -1, POLLIN, 0});
+    polls.push_back({connected_ ? pump_.link().output() : -1, writes, 0});
     relays_.add_polls(polls);
-    if (::poll(polls.data(), polls.size(), first ? 0 : look_for_readers()) < 0 && errno != EINTR)
+    if (::poll(polls.data(), polls.size(), patience_ms()) < 0 && errno != EINTR)
       throw_errno("poll");
-    try {
-      if (polls[0].revents != 0 || polls[1].revents != 0) hear_child();
-      relays_.handle(polls);
-      const auto taken = [this](FrameType type, std::span<const std::byte> body) {
-        take(type, body);
-      };
-      // The first time whatever poll(2) says: something may have come together with GO.
-      if ((polls[2].revents != 0 || first) && !pump_.read(taken)) lose("closed");
-      first = false;
-      pump_.write();
-    } catch (const Refusal& refusal) {
-      lose(refusal.what());
-    }
+    if (polls[0].revents != 0 || polls[1].revents != 0) hear_child();
+    relays_.handle(polls);
+    if (connected_ && polls[3].revents != 0) hear_ghost();
+    if (polls[2].revents != 0) open_door();
+    speak();
+    if (!connected_ && Clock::now() >= give_up_at_) give_up();
+  }
+}
+
+/// How long poll(2) may wait.
+int Attendance::patience_ms() {
+  if (connected_) {
+    const int patience = look_for_readers();
+    speak();
+    return patience;
+  }
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(give_up_at_ - Clock::now());
+  return static_cast<int>(std::max<int64_t>(0, left.count()));
+}
+
+void Attendance::hear_ghost() {
+  try {
+    const auto taken = [this](FrameType type, std::span<const std::byte> body) {
+      take(type, body);
+    };
+    if (!pump_.read(taken)) lose("closed");
+  } catch (const Refusal& refusal) {
+    lose(refusal.what());
+  }
+}
+
+void Attendance::speak() {
+  if (!connected_) return;
+  try {
+    pump_.write();
+  } catch (const Refusal& refusal) {
+    lose(refusal.what());
+  }
+}
+
+/// The ghost has a new connection. This side may not know yet that the old one is lost.
+void Attendance::open_door() {
+  constexpr std::chrono::milliseconds kGreeting{5'000};
+  UniqueFd socket = door_->take();
+  if (!socket) return;
+  try {
+    auto link = std::make_unique<net::Link>(net::Transport(std::move(socket)), worker_.link.peer(),
+                                            [] { return false; });
+    connected_ = true;
+    pump_.resume(*link, {kGreeting, "the ghost's state"});
+    link_.swap(link);
+    spdlog::info("child {} has its ghost again", child_.id);
+    hear_ghost();
+  } catch (const Refusal& refusal) {
+    lose(refusal.what());
   }
 }
 
@@ -132,7 +192,6 @@ int Attendance::look_for_readers() {
   for (const uint32_t id : unwanted) {
     if (somebody_reads(child_.pid, inodes_.at(id))) relays_.want(id);
   }
-  pump_.write();
   if (relays_.unwanted().empty()) return -1;
   pause_ms_ = std::min(2 * pause_ms_, kLongest);
   return pause_ms_;
@@ -168,23 +227,12 @@ void Attendance::note(int wait_status) {
 }
 
 void Attendance::take(FrameType type, std::span<const std::byte> body) {
-  switch (type) {
-    case FrameType::relay:
-      if (body.size() > kRelayHeadSize) notice_keys(body);
-      return relays_.take(type, body);
-    case FrameType::relay_taken:
-    case FrameType::relay_end:
-    case FrameType::relay_broken:
-    case FrameType::relay_ready:
-    case FrameType::relay_wanted:
-    case FrameType::relay_window:
-      return relays_.take(type, body);
-    case FrameType::signal:
-      return pass_signal(decode<SignalMessage>(body).signal);
-    default:
-      throw Refusal(Failure::connection_lost,
-                    fmt::format("sent {} to a child", net::name_of(type)));
+  if (type == FrameType::relay && body.size() > kRelayHeadSize) notice_keys(body);
+  if (Relays::takes(type)) return relays_.take(type, body);
+  if (type != FrameType::signal) {
+    throw Refusal(Failure::connection_lost, fmt::format("sent {} to a child", net::name_of(type)));
   }
+  pass_signal(decode<SignalMessage>(body).signal);
 }
 
 /// A child is alone in its session, and there the kernel ignores the stop signals of terminals
@@ -210,9 +258,16 @@ void Attendance::notice_keys(std::span<const std::byte> relayed) {
 }
 
 void Attendance::lose(const std::string& why) {
+  if (!connected_) return;
   connected_ = false;
+  give_up_at_ = Clock::now() + (door_ ? child_.linger : std::chrono::seconds(0));
+  if (!ended_) spdlog::warn("child {} has lost its ghost: {}", child_.id, visible(why));
+}
+
+void Attendance::give_up() {
+  given_up_ = true;
   if (ended_) return;
-  spdlog::warn("child {} has lost its ghost, and gets SIGHUP: {}", child_.id, visible(why));
+  spdlog::warn("child {} gets SIGHUP: its ghost has not come back", child_.id);
   pass_signal(SIGHUP);
   pass_signal(SIGCONT);
 }

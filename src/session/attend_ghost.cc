@@ -11,13 +11,16 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
+#include <memory>
 #include <optional>
 #include <set>
 
 #include "base/error.h"
 #include "base/io.h"
 #include "session/messages.h"
+#include "session/open_link.h"
 #include "session/origin_terminal.h"
 #include "tracer/ghost.h"
 
@@ -27,7 +30,9 @@ namespace {
 
 using net::FrameType;
 using tracer::Ghost;
+using Clock = std::chrono::steady_clock;
 
+constexpr std::chrono::milliseconds kFirstPause{50};  // between tries to connect again
 constexpr int kLost = 255;  // exit status of a ghost that has lost its child, as ssh(1)'s
 
 /// A last word; nobody may be there to read it.
@@ -45,14 +50,17 @@ class Attendance {
  private:
   void hear_child();
   void speak();
+  void say_goodbye();
   void hear_ghost();
+  int patience_ms() const;
   void take(FrameType type, std::span<const std::byte> body);
   void take_state(int wait_status);
   void end_ghost();
   void use_terminal(bool ours);
   void lose(const std::string& why);
+  void reconnect();
+  void give_up(const std::string& why);
 
-  net::Link& link_;
   const AttendedGhost& where_;
   UniqueFd signals_;
   Ghost ghost_;
@@ -61,18 +69,19 @@ class Attendance {
   uint32_t terminal_id_ = 0;  ///< of the stream
   std::optional<OriginTerminal> terminal_;
   int asked_to_stop_ = SIGSTOP;
-  std::optional<int> end_;  ///< of the child, as wait(2) tells
+  std::optional<int> end_;           ///< of the child, as wait(2) tells
+  std::unique_ptr<net::Link> link_;  ///< in the place of the first one, which was lost
   bool connected_ = true;
+  // While not connected.
+  std::string why_lost_;
+  Clock::time_point try_at_, give_up_at_;
+  std::chrono::milliseconds pause_ = kFirstPause;
+  bool given_up_ = false;
 };
 
 Attendance::Attendance(net::Link& link, const AttendedGhost& ghost, std::vector<RelayEnd> ends,
                        UniqueFd signals)
-    : link_(link),
-      where_(ghost),
-      signals_(std::move(signals)),
-      ghost_(ghost.pid),
-      pump_(link),
-      relays_(pump_) {
+    : where_(ghost), signals_(std::move(signals)), ghost_(ghost.pid), pump_(link), relays_(pump_) {
   for (RelayEnd& end : ends) {
     if (end.type == image::Description::RelayType::terminal && end.reads && !terminal_) {
       terminal_.emplace(end.fd.get(), ghost.pid);
@@ -93,24 +102,32 @@ void Attendance::use_terminal(bool ours) {
 void Attendance::run() {
   std::vector<pollfd> polls;
   hear_child();  // what came together with RUNNING is read already, and poll(2) knows nothing of it
-  while (connected_ || relays_.has_undelivered()) {
+  while (!given_up_ || relays_.has_undelivered()) {
     if (end_ && !ghost_.gone() && !relays_.has_undelivered()) end_ghost();
-    if (ghost_.gone() && end_ && relays_.all_closed()) return;
+    if (ghost_.gone() && end_ && relays_.all_closed()) break;
     polls.clear();
     polls.push_back({signals_.get(), POLLIN, 0});
-    if (connected_) {
-      polls.push_back({link_.input(), POLLIN, 0});
-      const short writes = pump_.wants_write() ? POLLOUT : 0;
-      polls.push_back({link_.output(), writes, 0});
-    }
+    const short writes = pump_.wants_write() ? POLLOUT : 0;
+    polls.push_back({connected_ ? pump_.link().input() : -1, POLLIN, 0});
+    polls.push_back({connected_ ? pump_.link().output() : -1, writes, 0});
     relays_.add_polls(polls);
-    if (::poll(polls.data(), polls.size(), -1) < 0 && errno != EINTR) throw_errno("poll");
+    if (::poll(polls.data(), polls.size(), patience_ms()) < 0 && errno != EINTR)
+      throw_errno("poll");
     if (polls[0].revents != 0) hear_ghost();
     relays_.handle(polls);
     if (connected_ && polls[1].revents != 0) hear_child();
-    if (connected_) speak();
+    if (!connected_ && !given_up_ && Clock::now() >= try_at_) reconnect();
+    speak();
   }
   if (end_ && !ghost_.gone()) end_ghost();
+  say_goodbye();
+}
+
+/// How long poll(2) may wait.
+int Attendance::patience_ms() const {
+  if (connected_ || given_up_) return -1;
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(try_at_ - Clock::now());
+  return static_cast<int>(std::max<int64_t>(0, left.count()));
 }
 
 void Attendance::hear_child() {
@@ -119,17 +136,77 @@ void Attendance::hear_child() {
       take(type, body);
     };
     if (!pump_.read(taken)) lose("it closed the connection");
+    if (end_) pump_.confirm();  // the child's agent waits for it
   } catch (const Refusal& refusal) {
     lose(refusal.what());
   }
 }
 
 void Attendance::speak() {
+  if (!connected_) return;
   try {
     pump_.write();
   } catch (const Refusal& refusal) {
     lose(refusal.what());
   }
+}
+
+/// The child's agent may end now. If it isn't told it ends later.
+void Attendance::say_goodbye() {
+  constexpr int kPatience = 1'000;  // ms
+  speak();
+  while (connected_ && pump_.wants_write()) {
+    pollfd output{pump_.link().output(), POLLOUT, 0};
+    if (::poll(&output, 1, kPatience) <= 0) return;
+    speak();
+  }
+}
+
+void Attendance::lose(const std::string& why) {
+  if (!connected_) return;
+  connected_ = false;
+  why_lost_ = why;
+  pause_ = kFirstPause;
+  try_at_ = Clock::now();
+  give_up_at_ = try_at_ + where_.linger;
+  if (where_.linger == std::chrono::seconds(0)) give_up(why);
+}
+
+/// Tries once to get the connection back.
+void Attendance::reconnect() {
+  constexpr std::chrono::milliseconds kOneTry{5'000}, kLongestPause{2'000};
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(give_up_at_ - Clock::now());
+  Endpoint endpoint = where_.endpoint;
+  const auto patience = std::clamp(left, kFirstPause, kOneTry);
+  endpoint.deadlines.connect = endpoint.deadlines.handshake = patience;
+  try {
+    auto link = std::make_unique<net::Link>(reach_agent(endpoint, where_.move_id));
+    connected_ = true;
+    pump_.resume(*link, {patience, "the child's state"});
+    link_.swap(link);
+    hear_child();
+    return;
+  } catch (const Refusal& refusal) {
+    connected_ = false;
+    if (refusal.failure() == Failure::destination_refused) return give_up(refusal.what());
+  } catch (const std::exception&) {
+    connected_ = false;
+  }
+  if (Clock::now() >= give_up_at_) return give_up(why_lost_);
+  try_at_ = Clock::now() + pause_;
+  pause_ = std::min(2 * pause_, kLongestPause);
+}
+
+void Attendance::give_up(const std::string& why) {
+  connected_ = false;
+  if (given_up_) return;
+  given_up_ = true;
+  if (end_) return;
+  use_terminal(false);
+  say(where_.messages,
+      fmt::format("rfork: {}: the connection of process {} to its child is lost: {}\n",
+                  where_.there, where_.pid, why));
+  end_ = kLost << 8;
 }
 
 void Attendance::hear_ghost() {
@@ -155,20 +232,15 @@ void Attendance::hear_ghost() {
 }
 
 void Attendance::take(FrameType type, std::span<const std::byte> body) {
-  switch (type) {
-    case FrameType::relay:
-    case FrameType::relay_taken:
-    case FrameType::relay_end:
-    case FrameType::relay_broken:
-    case FrameType::relay_ready:
-    case FrameType::relay_wanted:
-    case FrameType::relay_window:
-      return relays_.take(type, body);
-    case FrameType::child_state:
-      return take_state(decode<ChildStateMessage>(body).wait_status);
-    default:
+  try {
+    if (Relays::takes(type)) return relays_.take(type, body);
+    if (type != FrameType::child_state) {
       throw Refusal(Failure::connection_lost,
                     fmt::format("it sent {} to a ghost", net::name_of(type)));
+    }
+    take_state(decode<ChildStateMessage>(body).wait_status);
+  } catch (const Refusal& refusal) {
+    give_up(refusal.what());  // it would say the same again
   }
 }
 
@@ -193,16 +265,6 @@ void Attendance::end_ghost() {
   } else {
     ghost_.exit(WEXITSTATUS(*end_));
   }
-}
-
-void Attendance::lose(const std::string& why) {
-  connected_ = false;
-  if (end_) return;
-  use_terminal(false);
-  say(where_.messages,
-      fmt::format("rfork: {}: the connection of process {} to its child is lost: {}\n",
-                  where_.there, where_.pid, why));
-  end_ = kLost << 8;
 }
 
 /// Memory that only a capture needed: an attendant lives long and does little.

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "net/link.h"
+#include "session/destination.h"
 #include "session/relay_ends.h"
 
 namespace rfork::session {
@@ -14,6 +15,10 @@ struct AttendedGhost {
   pid_t pid = 0;
   std::string there;  ///< the destination, for messages
   int messages = -1;  ///< where a last word goes; borrowed
+  // For when the connection is lost.
+  Endpoint endpoint;
+  std::string move_id;
+  std::chrono::seconds linger{};
 };
 
 /// Forks a process that attends to the ghost until its child has ended, and returns when it does.

@@ -166,4 +166,12 @@ Resolution resolve(const Endpoint& endpoint, const std::string& move_id) {
   return resolution;
 }
 
+net::Link reach_agent(const Endpoint& endpoint, const std::string& move_id) {
+  net::Link link = open_link(endpoint);
+  link.write(FrameType::attend, encode(MoveQuestion{move_id}),
+             {endpoint.deadlines.progress, "the question to be taken"});
+  (void)read_expected(link, {FrameType::done}, {endpoint.deadlines.handshake, "the child's agent"});
+  return link;
+}
+
 }  // namespace rfork::session

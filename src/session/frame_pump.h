@@ -1,4 +1,6 @@
-// Frames in and out of a link for a loop around poll(2): nothing here waits.
+// Frames in and out of a link for a loop around poll(2): nothing here waits. A link that is lost
+// can be replaced by another one, and then no frame is lost or comes twice: each direction is
+// numbered by its bytes, and what the other side hasn't confirmed is kept.
 #pragma once
 
 #include <functional>
@@ -10,8 +12,10 @@ namespace rfork::session {
 
 class FramePump {
  public:
+  using Take = std::function<void(net::FrameType, std::span<const std::byte>)>;
+
   /// Borrows `link`, after its handshake and whatever was said before.
-  explicit FramePump(net::Link& link) : link_(link) {}
+  explicit FramePump(net::Link& link) : link_(&link) {}
 
   /// Queues a frame whose body is `head` and then `body`.
   void put(net::FrameType type, std::span<const std::byte> head,
@@ -20,19 +24,34 @@ class FramePump {
   void write();
   /// Reads what has come and calls `take` for each whole frame. False when the peer has closed
   /// between two frames. Throws Refusal(connection_lost).
-  bool read(const std::function<void(net::FrameType, std::span<const std::byte>)>& take);
+  bool read(const Take& take);
+  /// Tells the peer what has come, which is else told every 64 KiB: it waits for nothing but that.
+  void confirm();
 
-  size_t queued() const { return out_.size() - out_at_; }
+  /// Goes on over `link`, borrowed, which the peer passes to its resume() too: both tell how much
+  /// has come, and what is missing goes again. Waits. Throws Refusal(connection_lost).
+  void resume(net::Link& link, net::Wait wait);
+
+  /// Bytes that have not been written yet.
+  size_t queued() const { return out_.size() - unsent_; }
   bool wants_write() const { return queued() > 0 || flushing_; }
-  net::Link& link() { return link_; }
+  /// Whether all has come that was put.
+  bool all_confirmed() const { return unconfirmed_ == out_.size(); }
+  net::Link& link() { return *link_; }
 
  private:
-  net::Link& link_;
-  Bytes out_;
-  size_t out_at_ = 0;
+  void take_confirmed(uint64_t position);
+
+  net::Link* link_;
+  Bytes out_;               ///< from some frame on
+  size_t unconfirmed_ = 0;  ///< in out_: the peer may not have what is behind
+  size_t unsent_ = 0;       ///< in out_
+  uint64_t confirmed_ = 0;  ///< position of unconfirmed_, bytes since the first frame
   bool flushing_ = false;
   Bytes in_;
   size_t in_size_ = 0;
+  uint64_t received_ = 0;  ///< bytes of whole frames
+  uint64_t told_ = 0;      ///< of them, to the peer
 };
 
 }  // namespace rfork::session

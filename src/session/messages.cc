@@ -50,6 +50,7 @@ void visit_members(auto& visit, Is<OfferMessage> auto& x) {
   visit("ignore_cpu", x.offer.ignore_cpu);
   visit("overwrite_files", x.offer.overwrite_files);
   visit("attended", x.offer.attended);
+  visit("linger_s", x.offer.linger_s);
   visit("needs", x.offer.needs);
   visit("pid", x.offer.pid);
   visit("tids", x.offer.tids);

@@ -226,7 +226,12 @@ void Reception::let_go() {
 void Reception::attend() {
   if (!offer_.attended) return;
   try {
-    const AttendedChild child{child_id_, pid_, restore_->wait_pid(), restore_->end_pipe(),
+    const AttendedChild child{child_id_,
+                              move_id_,
+                              std::chrono::seconds(offer_.linger_s),
+                              pid_,
+                              restore_->wait_pid(),
+                              restore_->end_pipe(),
                               std::move(pidfd_)};
     attend_child(worker_, child, std::move(relays_));
   } catch (const std::exception& error) {

@@ -157,6 +157,21 @@ void Relays::close_if_idle(Stream& stream) {
   if (!stream.source && !stream.sink) stream.fd.reset();
 }
 
+bool Relays::takes(FrameType type) {
+  switch (type) {
+    case FrameType::relay:
+    case FrameType::relay_taken:
+    case FrameType::relay_end:
+    case FrameType::relay_broken:
+    case FrameType::relay_ready:
+    case FrameType::relay_wanted:
+    case FrameType::relay_window:
+      return true;
+    default:
+      return false;
+  }
+}
+
 void Relays::take(FrameType type, std::span<const std::byte> body) {
   const RelayHead head = decode_head(type, body);
   const auto found = streams_.find(head.stream);

@@ -40,6 +40,8 @@ class Relays {
   void add_polls(std::vector<pollfd>& polls);
   /// Moves bytes where poll(2) said that it can be done.
   void handle(std::span<const pollfd> polls);
+  /// Whether frames of this type are take()'s.
+  static bool takes(net::FrameType type);
   /// A frame of one of the relay types. Throws Refusal(connection_lost) when it makes no sense.
   void take(net::FrameType type, std::span<const std::byte> body);
   /// Reads all that can be read at once from every source: the child has ended.

@@ -36,6 +36,7 @@ Offer make_offer(const tracer::Examination& examination, const SendOptions& opti
   offer.uid = examination.euid;
   offer.user = examination.user;
   offer.attended = options.ghost;
+  offer.linger_s = options.linger_s;
   offer.resident_bytes = examination.resident_bytes;
   offer.mapped_files = examination.mapped_files;
   offer.open_files = examination.open_files;
@@ -134,7 +135,9 @@ Running commit_move(tracer::Capture& capture, Destination& there, CommitKeeper& 
   }
   const UniqueFd messages = standard_error_of(pid);
   capture.leave_ghost();
-  start_attending(there.link(), {pid, there.name(), messages.get()}, std::move(ends));
+  const AttendedGhost ghost{pid,      there.name(),    messages.get(),
+                            endpoint, there.move_id(), std::chrono::seconds(options.linger_s)};
+  start_attending(there.link(), ghost, std::move(ends));
   keeper.commit_ends();
   return *running;
 }

@@ -19,6 +19,7 @@ struct SendOptions {
   bool shares_with_parent = false;  ///< others read here what the child may read: only on demand
   std::function<void()> connected = [] {};  ///< called when the destination has shown the key
   bool ghost = false;                       ///< of a move: the original's pid stays, for its parent
+  uint32_t linger_s = 30;  ///< how long a ghost whose connection is lost tries to get it back
 };
 
 struct Sent {

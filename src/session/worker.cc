@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "session/agent_door.h"
 #include "session/messages.h"
 #include "session/peer_user.h"
 #include "session/questions.h"
@@ -79,6 +80,8 @@ void serve_request(WorkerContext& worker) {
       return answer_wait(worker, request);
     case FrameType::remove:
       return answer_remove(worker, request);
+    case FrameType::attend:
+      return answer_attend(worker, request);
     default:
       throw_unexpected(worker.link, request, "a request");
   }

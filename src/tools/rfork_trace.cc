@@ -47,6 +47,7 @@ struct Arguments {
   uint32_t role_value = 0;
   int time_limit_ms = 0;
   bool as_fork = false, input = false;
+  uint32_t linger_s = 30;
 };
 
 constexpr const char* kExamples = R"(Examples:
@@ -80,6 +81,10 @@ void add_options(CLI::App& app, Arguments& arguments) {
                "The original ends when the child runs, or the file is complete");
   app.add_flag("--no-ghost", arguments.no_ghost,
                "With --move: keep no process here for the original's parent");
+  app.add_option("--linger", arguments.linger_s,
+                 "Seconds that a lost connection to the child may take to come back; 30")
+      ->type_name("S")
+      ->check(CLI::Range(0, 86'400));
   app.add_option("--key", arguments.key, "File with the key that both hosts share")
       ->envname("RFORK_KEY");
   app.add_option("--pid", arguments.pid_mode,
@@ -211,6 +216,7 @@ void send(const Arguments& arguments) {
   options.ghost =
       options.capture.move && !arguments.no_ghost && (asked || somebody_waits_for(arguments.pid));
   options.capture.relay = options.ghost;
+  options.linger_s = arguments.linger_s;
   options.shares_with_parent = arguments.as_fork;
   options.capture.relay_input = options.ghost && (!arguments.as_fork || arguments.input);
   options.connected = [] { stage.connected = true; };

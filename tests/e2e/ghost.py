@@ -6,14 +6,18 @@ everything that its parent does with it must go on as if it had stayed.
 """
 
 import os
+import pathlib
+import random
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import harness
 from harness import expect, wait_until
+from proxy import Proxy
 
 ECHO = r'''
 import os, signal, sys
@@ -31,20 +35,24 @@ sys.exit(7)
 
 
 class Moved:
-    """A Python program that has been moved; `process` is what its parent has of it."""
+    """A Python program that has been moved; `process` is what its parent has of it. With `relay` it goes to a daemon
+    on this host, through a connection that can be cut."""
 
-    def __init__(self, world, program=ECHO, **popen):
+    def __init__(self, world, program=ECHO, relay=False, **popen):
         self.world = world
-        self.here, self.there = world.two_hosts()
+        self.here, self.there = (None, None) if relay else world.two_hosts()
         self.daemon = harness.Daemon(world, self.there)
+        self.relay = Proxy(self.daemon.address) if relay else None
         popen = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **popen}
-        self.process = subprocess.Popen(self.here.enter + world.drop + ["/usr/bin/python3", "-u", "-c", program], text=True,
+        enter = self.here.enter if self.here else []
+        self.process = subprocess.Popen(enter + world.drop + ["/usr/bin/python3", "-u", "-c", program], text=True,
                                         cwd=world.folder, **popen)
         if popen["stdout"] == subprocess.PIPE:
             expect(self.process.stdout.readline() == "ready\n", "the program isn't ready")
 
-    def move(self):
-        self.world.trace("--move", self.process.pid, self.daemon.address, host=self.here, key=self.daemon.key).expect(0)
+    def move(self, *options):
+        address = self.relay.address if self.relay else self.daemon.address
+        self.world.trace("--move", *options, self.process.pid, address, host=self.here, key=self.daemon.key).expect(0)
         self.id = self.daemon.child_id()
         return self
 
@@ -132,6 +140,13 @@ def light(world):
     expect(moved.process.wait(20) == 4, "exit status")
 
 
+def comm(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/comm").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
 def harness_status(pid, key):
     for line in open(f"/proc/{pid}/status"):
         if line.startswith(key + ":"):
@@ -211,7 +226,7 @@ time.sleep(0.1)
 
 
 def lost(world):
-    """The connection goes: the child gets SIGHUP, the ghost says so and exits 255."""
+    """The child's agent is killed: the ghost hears that nobody attends to it, says so and exits 255."""
     program = r'''
 import signal, sys, os
 signal.signal(signal.SIGHUP, lambda *_: (open("hup", "w").close(), os._exit(9)))
@@ -219,14 +234,132 @@ print("ready", flush=True)
 while True: signal.pause()
 '''
     moved = Moved(world, program).move()
-    workers = [pid for pid in harness.children_of(moved.daemon.pid) if "worker" in open(f"/proc/{pid}/comm").read()]
-    expect(len(workers) == 1, f"workers: {workers}")
-    os.kill(workers[0], signal.SIGKILL)
+
+    def agent():
+        """The one worker that stays; who asked for the child's id may not have gone yet."""
+        workers = [pid for pid in harness.children_of(moved.daemon.pid) if "worker" in comm(pid)]
+        return workers[0] if len(workers) == 1 else None
+
+    os.kill(wait_until(agent, "one worker stays"), signal.SIGKILL)
     expect(moved.process.wait(60) == 255, f"exit status {moved.process.returncode}")
     expect("connection" in moved.process.stderr.read(), "it says nothing")
 
 
-CASES = {"stdio": stdio, "ends": ends, "signals": signals, "killed": killed, "light": light, "broken": broken,
+def cut(world):
+    """The connection breaks again and again in the middle of streams both ways: nothing is lost or comes twice."""
+    program = r'''
+import sys, threading
+print("ready", flush=True)
+def write():
+    for i in range(150000): sys.stdout.write("%07d abcdefghijklmnopqrstuvwxyz\n" % i)
+    sys.stdout.flush()
+writer = threading.Thread(target=write)
+if sys.stdin.readline() == "start\n": writer.start()
+total = 0
+for i, line in enumerate(sys.stdin):
+    if line != "line %d\n" % i: sys.exit(1)
+    total += 1
+writer.join()
+print("read", total, flush=True)
+sys.exit(5)
+'''
+    moved = Moved(world, program, relay=True).move()
+    process, got = moved.process, []
+
+    def feed():
+        process.stdin.write("start\n" + "".join(f"line {i}\n" for i in range(200000)))
+        process.stdin.close()
+
+    def drink():
+        for line in process.stdout:
+            got.append(line)
+
+    threads = [threading.Thread(target=work, daemon=True) for work in (feed, drink)]
+    for thread in threads:
+        thread.start()
+    for _ in range(12):
+        time.sleep(random.uniform(0.01, 0.12))
+        moved.relay.cut_all()
+    for thread in threads:
+        thread.join(30)
+    expected = [f"{i:07d} abcdefghijklmnopqrstuvwxyz\n" for i in range(150000)] + ["read 200000\n"]
+    wrong = next((i for i, (a, b) in enumerate(zip(got, expected)) if a != b), min(len(got), len(expected)))
+    expect(got == expected, f"{len(got)} lines, the first wrong one is {wrong}: {got[wrong:wrong + 1]}")
+    expect(process.wait(20) == 5, f"exit status {process.returncode}")
+    expect(moved.relay.connections > 1, "the connection was never cut")
+
+
+def cut_signals(world):
+    """Signals, and the child's end, while there is no connection: they arrive once, when there is one."""
+    program = r'''
+import signal, sys, time
+got = []
+for number in range(signal.SIGRTMIN, signal.SIGRTMIN + 6): signal.signal(number, lambda n, _: got.append(n))
+print("ready", flush=True)
+while len(got) < 6: time.sleep(0.01)
+print(*got, flush=True)
+time.sleep(0.2)
+sys.exit(11)
+'''
+    moved = Moved(world, program, relay=True).move()
+    sent = [signal.SIGRTMIN + i for i in (3, 1, 5, 0, 2, 4)]
+    moved.process.send_signal(sent[0])
+    time.sleep(0.1)
+    moved.relay.closed = True
+    moved.relay.cut_all()
+    for number in sent[1:]:
+        moved.process.send_signal(number)
+        time.sleep(0.05)
+    expect(moved.process.poll() is None, "the ghost didn't wait")
+    moved.relay.closed = False
+    # In which order Python sees those that came together says nothing.
+    said = moved.process.stdout.readline().split()
+    expect(sorted(said) == [str(n) for n in sorted(sent)] and said[0] == str(sent[0]), f"not these signals: {said}")
+    moved.relay.closed = True
+    moved.relay.cut_all()
+    wait_until(lambda: moved.state() == "ended", "the child has ended")
+    expect(moved.process.poll() is None, "the ghost knows too early")
+    moved.relay.closed = False
+    expect(moved.process.wait(20) == 11, f"exit status {moved.process.returncode}")
+
+
+def cut_for_good(world):
+    """No connection for longer than --linger: SIGHUP there, 255 and a word here."""
+    program = r'''
+import signal, sys, os, time
+signal.signal(signal.SIGHUP, lambda *_: (open("hup", "w").write(str(time.time())), os._exit(9)))
+print("ready", flush=True)
+while True: signal.pause()
+'''
+    moved = Moved(world, program, relay=True).move("--linger", "1")
+    moved.relay.closed = True
+    began = time.time()
+    moved.relay.cut_all()
+    expect(moved.process.wait(20) == 255, f"exit status {moved.process.returncode}")
+    expect(time.time() - began >= 1, "it didn't wait")
+    said = moved.process.stderr.read()
+    expect("connection of process" in said and "is lost" in said, f"it says: {said}")
+    hup = world.folder / "hup"
+    wait_until(lambda: hup.exists() and hup.read_text(), "the child got SIGHUP")
+    expect(float(hup.read_text()) - began >= 0.9, "the child wasn't given its time")
+
+
+def other_daemon(world):
+    """The daemon was killed: the child goes on, and its ghost comes back to it through another daemon."""
+    moved = Moved(world, relay=True).move()
+    os.kill(moved.daemon.pid, signal.SIGKILL)
+    expect(moved.ask("hello") == "out hello", "it goes on without its daemon")
+    other = harness.Daemon(world, None)
+    host, port = other.address.rsplit(":", 1)
+    moved.relay.to = (host, int(port))
+    moved.relay.cut_all()
+    expect(moved.ask("again") == "out again", "it goes on through another daemon")
+    moved.process.stdin.write("exit 6\n")
+    moved.process.stdin.close()
+    expect(moved.process.wait(20) == 6, f"exit status {moved.process.returncode}")
+
+
+CASES = {"cut": cut, "cut-signals": cut_signals, "cut-for-good": cut_for_good, "other-daemon": other_daemon, "stdio": stdio, "ends": ends, "signals": signals, "killed": killed, "light": light, "broken": broken,
          "slow-reader": slow_reader, "sockets": sockets, "lost": lost}
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ class Proxy:
         self.again, self.freeze = again, freeze
         self.passed = {"up": 0, "down": 0}
         self.connections = 0
+        self.open = []
+        self.closed = False  # to new connections, for the time being
         self.cut = threading.Event()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
@@ -28,7 +30,7 @@ class Proxy:
                 return
             self.connections += 1
             first = self.connections == 1
-            if not first and not self.again:
+            if self.closed or not first and not self.again:
                 reset(client)
                 continue
             try:
@@ -36,6 +38,7 @@ class Proxy:
             except OSError:
                 reset(client)
                 continue
+            self.open += [client, server]
             for way, source, sink in (("up", client, server), ("down", server, client)):
                 threading.Thread(target=self.relay, args=(way, source, sink, first), daemon=True).start()
 
@@ -62,6 +65,11 @@ class Proxy:
         except OSError:
             for end in (source, sink):
                 reset(end)
+
+    def cut_all(self):
+        """Breaks every connection that is open."""
+        while self.open:
+            reset(self.open.pop())
 
     def close(self):
         self.listener.close()

@@ -2,6 +2,7 @@
 """A host that is named ssh:USER@HOST, behind an sshd of the test's own on loopback: ssh.py CASE
 
 copy, move, ghost   the process gets there, and ssh and rforkd end when they have nothing more to do
+again               ssh is killed while a ghost uses it
 cut                 the connection breaks near its end, where a move commits: exactly one side runs
 users               root there runs a process as the user that it had
 resolve             what became of a move, asked through another connection
@@ -106,13 +107,14 @@ class Sshd:
 
 
 def running(sshd, name):
-    """Command lines of this test's processes of this name: a child's init has its rforkd's, and another name."""
-    found = []
+    """Pids and command lines of this test's processes of this name: a child's init has its rforkd's, and another
+    name."""
+    found = {}
     for entry in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             line = (entry / "cmdline").read_text(errors="replace").replace("\0", " ")
             if (entry / "comm").read_text().strip() in (name, f"{name}-worker") and str(sshd.folder) in line:
-                found.append(line)
+                found[int(entry.name)] = line
         except OSError:
             pass
     return found
@@ -168,6 +170,22 @@ def ghost(world):
     world.go()
     target.wait().expect(0, out="ok\n")
     expect(not alive(child), "the child outlived its ghost")
+    all_over(sshd)
+
+
+def again(world):
+    """A ghost whose ssh was killed calls again, and reaches its child through another rforkd."""
+    sshd = Sshd(world)
+    target = world.target("steady")
+    said = sshd.trace(target.real_pid, "--move", "ssh:there").expect(0)
+    child = int(said.err.split(" pid ")[1].split(",")[0])
+    first = set(running(sshd, "ssh"))
+    for pid in first:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: set(running(sshd, "ssh")) - first, "there is another ssh")
+    expect(target.running() and alive(child), "ghost and child live")
+    world.go()
+    target.wait().expect(0, out="ok\n")
     all_over(sshd)
 
 
@@ -301,7 +319,7 @@ def words(world):
     target.wait().expect(0, out="ok\n")
 
 
-CASES = {"copy": copy, "move": move, "ghost": ghost, "cut": cut, "users": users, "resolve": resolve,
+CASES = {"copy": copy, "move": move, "ghost": ghost, "again": again, "cut": cut, "users": users, "resolve": resolve,
          "refused": refused, "noise": noise, "words": words}
 
 if __name__ == "__main__":
