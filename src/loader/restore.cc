@@ -4,11 +4,13 @@
 
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <cstring>
 #include <thread>
 
@@ -155,6 +157,20 @@ ChildEnd child_end(int wait_status, int end_pipe) {
   }
   if (WIFSIGNALED(wait_status)) return {true, WTERMSIG(wait_status), WCOREDUMP(wait_status) != 0};
   return {false, WEXITSTATUS(wait_status), false};
+}
+
+void end_as(const ChildEnd& end) {
+  if (end.signalled) {
+    const rlimit none{0, 0};
+    ::setrlimit(RLIMIT_CORE, &none);
+    sigset_t set;
+    ::sigemptyset(&set);
+    ::sigaddset(&set, end.code);
+    ::signal(end.code, SIG_DFL);
+    ::sigprocmask(SIG_UNBLOCK, &set, nullptr);
+    ::raise(end.code);
+  }
+  ::_exit(end.signalled ? 128 + end.code : end.code);
 }
 
 pid_t Restore::inner_pid() const {

@@ -76,6 +76,8 @@ struct ChildEnd {
 /// The child's end, from the status of Restore::wait_pid() that wait(2) gave and
 /// Restore::end_pipe(), or a duplicate of it.
 ChildEnd child_end(int wait_status, int end_pipe);
+/// Ends this process as the child ended, without a core file of its own.
+[[noreturn]] void end_as(const ChildEnd& end);
 
 class Restore {
  public:

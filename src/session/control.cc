@@ -55,13 +55,13 @@ std::vector<ChildInfo> list_children(const Endpoint& endpoint) {
   }
 }
 
-void read_log(const Endpoint& endpoint, const std::string& id, bool follow,
+void read_log(const Endpoint& endpoint, const LogsQuestion& question,
               const std::function<void(std::span<const std::byte>)>& sink) {
-  net::Link link = ask(endpoint, FrameType::logs, encode(LogsQuestion{id, follow}));
+  net::Link link = ask(endpoint, FrameType::logs, encode(question));
   for (;;) {
     const net::Frame frame = answer(link, {FrameType::log, FrameType::waiting, FrameType::done});
     if (frame.type == FrameType::done) return;
-    if (frame.type == FrameType::log) sink(frame.body);
+    sink(frame.body);  // WAITING has none
   }
 }
 

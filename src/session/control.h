@@ -8,14 +8,16 @@
 
 #include "session/child_info.h"
 #include "session/destination.h"
+#include "session/messages.h"
 
 namespace rfork::session {
 
 // All throw Refusal: destination_refused with the daemon's reasons, connection_lost, interrupted.
 
 std::vector<ChildInfo> list_children(const Endpoint& endpoint);
-/// Gives `sink` the log in pieces; with `follow` until the child has ended and all of it was given.
-void read_log(const Endpoint& endpoint, const std::string& id, bool follow,
+/// Gives `sink` the log in pieces; with `follow` until the child has ended and all of it was given,
+/// and then now and then an empty piece when there is nothing new.
+void read_log(const Endpoint& endpoint, const LogsQuestion& question,
               const std::function<void(std::span<const std::byte>)>& sink);
 void send_signal(const Endpoint& endpoint, const std::string& id, int signal);
 /// Returns when the child has ended.

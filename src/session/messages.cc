@@ -120,6 +120,7 @@ void visit_members(auto& visit, Is<ChildQuestion> auto& x) {
 void visit_members(auto& visit, Is<LogsQuestion> auto& x) {
   visit("id", x.id);
   visit("follow", x.follow);
+  visit("offset", x.offset);
 }
 
 void visit_members(auto& visit, Is<KillOrder> auto& x) {

@@ -45,6 +45,7 @@ struct ChildQuestion {
 struct LogsQuestion {
   std::string id;
   bool follow = false;
+  uint64_t offset = 0;  ///< bytes of it that are known already
 };
 
 struct KillOrder {

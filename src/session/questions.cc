@@ -2,7 +2,9 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <limits>
 #include <thread>
 
 #include "base/error.h"
@@ -86,7 +88,8 @@ void answer_logs(WorkerContext& worker, const net::Frame& request) {
   const Packet packet =
       worker.line.ask(PacketType::logs, encode(ChildQuestion{question.id}), PacketType::child);
   Keepalive keepalive(worker);
-  off_t offset = 0;
+  constexpr uint64_t kMost = std::numeric_limits<off_t>::max();
+  off_t offset = static_cast<off_t>(std::min(question.offset, kMost));
   for (bool last = !question.follow;;) {
     // Asked before the log is read: what a child wrote before its end is then sent.
     last = last || has_ended(worker, question.id);

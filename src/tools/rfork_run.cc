@@ -161,21 +161,6 @@ void say_running(const Arguments& arguments, const loader::Restore& restore, pid
   }
 }
 
-/// Ends this process as the child ended, without a core file of its own.
-[[noreturn]] void end_as(const loader::ChildEnd& end) {
-  if (end.signalled) {
-    const rlimit none{0, 0};
-    ::setrlimit(RLIMIT_CORE, &none);
-    sigset_t set;
-    ::sigemptyset(&set);
-    ::sigaddset(&set, end.code);
-    ::signal(end.code, SIG_DFL);
-    ::sigprocmask(SIG_UNBLOCK, &set, nullptr);
-    ::raise(end.code);
-  }
-  ::_exit(end.signalled ? 128 + end.code : end.code);
-}
-
 /// Whether somebody at a terminal would otherwise wait for a job that has stopped.
 bool on_own_terminal() {
   return ::isatty(STDIN_FILENO) == 1 && ::tcgetpgrp(STDIN_FILENO) == ::getpgrp();
@@ -194,7 +179,7 @@ bool on_own_terminal() {
     int status = 0;
     const pid_t changed = ::waitpid(restore.wait_pid(), &status, WNOHANG | WUNTRACED);
     if (changed == restore.wait_pid()) {
-      if (!WIFSTOPPED(status)) end_as(restore.child_end(status));
+      if (!WIFSTOPPED(status)) loader::end_as(restore.child_end(status));
       if (on_own_terminal()) ::raise(SIGSTOP);
       continue;
     }

@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "base/io.h"
 #include "base/text.h"
+#include "session/attach.h"
 #include "session/save_image.h"
 #include "session/send_process.h"
 #include "tools/caller_report.h"
@@ -37,7 +38,7 @@ struct Arguments {
   std::string pid_mode = "auto";
   std::vector<int> drop_fds;
   bool exec = false;
-  bool move = false, thin = false, no_ghost = false;
+  bool move = false, thin = false, no_ghost = false, attach = false;
   bool drop_locks = false, drop_timers = false, leave_children = false;
   bool ignore_cpu = false, overwrite_files = false;
   bool json = false, verbose = false;
@@ -81,6 +82,8 @@ void add_options(CLI::App& app, Arguments& arguments) {
                "The original ends when the child runs, or the file is complete");
   app.add_flag("--no-ghost", arguments.no_ghost,
                "With --move: keep no process here for the original's parent");
+  app.add_flag("--attach", arguments.attach,
+               "Of a copy: stay, show its output, pass signals on, end as it does");
   app.add_option("--linger", arguments.linger_s,
                  "Seconds that a lost connection to the child may take to come back; 30")
       ->type_name("S")
@@ -122,6 +125,13 @@ void check(const Arguments& arguments) {
   }
   if (arguments.exec && arguments.output.empty()) {
     usage("--exec makes a file", "add -o FILE");
+  }
+  if (arguments.attach && (arguments.move || arguments.host.empty())) {
+    usage("--attach is for a copy on another host", "a move leaves a ghost by itself");
+  }
+  if (arguments.attach && arguments.host.starts_with("ssh:")) {
+    usage("--attach needs an rforkd that stays, and over ssh it ends",
+          "run rforkd there, or use --move, which leaves a ghost");
   }
   if (arguments.output == "-" && arguments.move) {
     usage("--move can't be done into a pipe: nobody would know whether the other end got it all",
@@ -202,6 +212,48 @@ bool somebody_waits_for(pid_t pid) {
   return std::atoi(stat->c_str() + name_end + 4) > 1;  // ") S 4711"
 }
 
+void tell(const Arguments& arguments, const session::Sent& sent) {
+  if (arguments.json) {
+    const nlohmann::json result = {{"pid", arguments.pid},
+                                   {"host", arguments.host},
+                                   {"moved", arguments.move},
+                                   {"child_pid", sent.pid},
+                                   {"child_id", sent.child_id},
+                                   {"wire_bytes", sent.wire_bytes},
+                                   {"image_bytes", sent.image_bytes},
+                                   {"paused_ns", sent.paused_ns},
+                                   {"total_ns", sent.total_ns},
+                                   {"warnings", sent.warnings}};
+    std::puts(result.dump().c_str());
+    std::fflush(stdout);
+    return;
+  }
+  for (const std::string& warning : sent.warnings) {
+    std::fputs(fmt::format("rfork-trace: note: {}\n", warning).c_str(), stderr);
+  }
+  std::fputs(fmt::format("{} → {} pid {}, {} in {}, paused {}\n", arguments.pid, arguments.host,
+                         sent.pid, human_bytes(sent.wire_bytes), human_duration_ns(sent.total_ns),
+                         human_duration_ns(sent.paused_ns))
+                 .c_str(),
+             stderr);
+  if (arguments.verbose) {
+    std::fputs(fmt::format("child {} on {}, image of {}\n", sent.child_id, sent.destination,
+                           human_bytes(sent.image_bytes))
+                   .c_str(),
+               stderr);
+  }
+}
+
+/// Never comes back: ends as the copy does.
+[[noreturn]] void stand_for(const session::Endpoint& endpoint, const std::string& child_id,
+                            uint32_t linger_s) {
+  session::AttachOptions options;
+  options.linger = std::chrono::seconds(linger_s);
+  options.output = [](auto bytes) { write_full(STDOUT_FILENO, bytes, "standard output"); };
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) ::signal(signal, SIG_DFL);
+  loader::end_as(session::attach(endpoint, child_id, options).end);
+}
+
 void send(const Arguments& arguments) {
   session::Endpoint endpoint;
   endpoint.address = net::parse_address(arguments.host);
@@ -222,34 +274,8 @@ void send(const Arguments& arguments) {
   options.connected = [] { stage.connected = true; };
   const session::Sent sent = session::send_process(arguments.pid, endpoint, options);
   if (asked) return;
-  if (arguments.json) {
-    const nlohmann::json result = {{"pid", arguments.pid},
-                                   {"host", arguments.host},
-                                   {"moved", arguments.move},
-                                   {"child_pid", sent.pid},
-                                   {"child_id", sent.child_id},
-                                   {"wire_bytes", sent.wire_bytes},
-                                   {"image_bytes", sent.image_bytes},
-                                   {"paused_ns", sent.paused_ns},
-                                   {"total_ns", sent.total_ns},
-                                   {"warnings", sent.warnings}};
-    std::puts(result.dump().c_str());
-    return;
-  }
-  for (const std::string& warning : sent.warnings) {
-    std::fputs(fmt::format("rfork-trace: note: {}\n", warning).c_str(), stderr);
-  }
-  std::fputs(fmt::format("{} → {} pid {}, {} in {}, paused {}\n", arguments.pid, arguments.host,
-                         sent.pid, human_bytes(sent.wire_bytes), human_duration_ns(sent.total_ns),
-                         human_duration_ns(sent.paused_ns))
-                 .c_str(),
-             stderr);
-  if (arguments.verbose) {
-    std::fputs(fmt::format("child {} on {}, image of {}\n", sent.child_id, sent.destination,
-                           human_bytes(sent.image_bytes))
-                   .c_str(),
-               stderr);
-  }
+  tell(arguments, sent);
+  if (arguments.attach) stand_for(endpoint, sent.child_id, arguments.linger_s);
 }
 
 void catch_signals() {

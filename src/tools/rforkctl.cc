@@ -17,6 +17,7 @@
 #include "base/io.h"
 #include "net/address.h"
 #include "net/key.h"
+#include "session/attach.h"
 #include "session/control.h"
 #include "tools/program.h"
 
@@ -39,12 +40,13 @@ struct Arguments {
 constexpr const char* kExamples = R"(Examples:
   rforkctl --key key 10.0.0.2 ps            children: id, pid, name, from where, since when, state
   rforkctl --key key 10.0.0.2 logs -f 3     the output of child 3, until it ends
+  rforkctl --key key 10.0.0.2 attach 3      the same, and signals (Ctrl-C too) go to it
   rforkctl --key key 10.0.0.2 kill 3 USR1   a signal for it (TERM unless said otherwise)
   rforkctl --key key 10.0.0.2 wait 3        ends as child 3 ends: its exit status, 128 + its signal
   rforkctl --key key 10.0.0.2 rm 3          forgets it and its output, once it has ended
   rforkctl --key key 10.0.0.2 resolve ID    what became of a move that is in doubt
 Exit codes: 0 done, 1 internal, 2 usage, 5 refused (no such child, wrong key), 6 connection lost,
-  7 resolve: the daemon does not know the move, 130 interrupted; wait: the child's own.)";
+  7 resolve: the daemon does not know the move, 130 interrupted; wait, attach: the child's own.)";
 
 void add_options(CLI::App& app, Arguments& arguments) {
   app.add_option("HOST", arguments.host, "HOST[:PORT] of an rforkd; to resolve also ssh:USER@HOST");
@@ -63,6 +65,7 @@ void add_options(CLI::App& app, Arguments& arguments) {
   };
   with_id("logs", "Show what a child wrote")
       ->add_flag("-f,--follow", arguments.follow, "Go on until it ends");
+  with_id("attach", "Stand for a child: its output and end are this command's, signals go to it");
   with_id("kill", "Send a child a signal")
       ->add_option("-s,--signal,SIGNAL", arguments.signal, "Name or number; TERM");
   with_id("wait", "Wait until a child ends, and end as it did");
@@ -147,6 +150,11 @@ int wait_for(const session::Endpoint& endpoint, const Arguments& arguments) {
   return session::exit_code(child.end);
 }
 
+int attach_to(const session::Endpoint& endpoint, const Arguments& arguments) {
+  const auto output = [](auto bytes) { write_full(STDOUT_FILENO, bytes, "standard output"); };
+  loader::end_as(session::attach(endpoint, arguments.id, {.output = output}).end);
+}
+
 int resolve(const session::Endpoint& endpoint, const Arguments& arguments) {
   using State = session::Resolution::State;
   const session::Resolution found = session::resolve(endpoint, arguments.id);
@@ -164,14 +172,22 @@ int resolve(const session::Endpoint& endpoint, const Arguments& arguments) {
   return found.state == State::unknown ? static_cast<int>(Failure::in_doubt) : 0;
 }
 
+void catch_signals() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { interrupted_by_signal = true; };
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(signal, &action, nullptr);
+}
+
 int run(const std::string& command, const Arguments& arguments) {
   const session::Endpoint endpoint = endpoint_of(arguments);
+  if (command == "attach") return attach_to(endpoint, arguments);
+  catch_signals();
   if (command == "wait") return wait_for(endpoint, arguments);
   if (command == "resolve") return resolve(endpoint, arguments);
   if (command == "ps") {
     print_children(endpoint, arguments.as_json);
   } else if (command == "logs") {
-    session::read_log(endpoint, arguments.id, arguments.follow,
+    session::read_log(endpoint, {arguments.id, arguments.follow},
                       [](auto bytes) { write_full(STDOUT_FILENO, bytes, "standard output"); });
   } else if (command == "kill") {
     session::send_signal(endpoint, arguments.id, signal_number(arguments.signal));
@@ -179,12 +195,6 @@ int run(const std::string& command, const Arguments& arguments) {
     session::remove_child(endpoint, arguments.id);
   }
   return 0;
-}
-
-void catch_signals() {
-  struct sigaction action {};
-  action.sa_handler = [](int) { interrupted_by_signal = true; };
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(signal, &action, nullptr);
 }
 
 }  // namespace
@@ -195,10 +205,9 @@ int main(int argc, char** argv) {
   add_options(app, arguments);
   return run_program("rforkctl", app, argc, argv, arguments.as_json, [&] {
     if (app.get_subcommands().empty()) {
-      throw Refusal(Failure::usage, "say what to ask: ps, logs, kill, wait, rm or resolve",
+      throw Refusal(Failure::usage, "say what to ask: ps, logs, attach, kill, wait, rm or resolve",
                     "see rforkctl --help");
     }
-    catch_signals();
     return run(app.get_subcommands().front()->get_name(), arguments);
   });
 }

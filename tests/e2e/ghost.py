@@ -359,7 +359,79 @@ def other_daemon(world):
     expect(moved.process.wait(20) == 6, f"exit status {moved.process.returncode}")
 
 
-CASES = {"cut": cut, "cut-signals": cut_signals, "cut-for-good": cut_for_good, "other-daemon": other_daemon, "stdio": stdio, "ends": ends, "signals": signals, "killed": killed, "light": light, "broken": broken,
+TALKER = r'''
+import os, signal, sys, time
+signal.signal(signal.SIGUSR1, lambda *_: print("usr1", flush=True))
+signal.signal(signal.SIGTERM, lambda *_: (print("term", flush=True), sys.exit(12)))
+signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGSEGV))
+print("ready", flush=True)
+count = 0
+while True:
+    if os.path.exists("go"):
+        print("count", count, flush=True)
+        count += 1
+    time.sleep(0.02)
+'''
+
+
+class Attached:
+    """A program that was copied, and a command that stands for the copy."""
+
+    def __init__(self, world, relay=False):
+        self.world = world
+        self.daemon = harness.Daemon(world, None)
+        self.relay = Proxy(self.daemon.address) if relay else None
+        self.address = self.relay.address if relay else self.daemon.address
+        self.original = world.start(["/usr/bin/python3", "-u", "-c", TALKER], cwd=world.folder)
+        expect(self.original.line() == "ready", "the program isn't ready")
+
+    def counts(self, process):
+        """The copy's output goes on without a gap."""
+        world = self.world
+        (world.folder / "go").touch()
+        for i in range(10):
+            expect(process.line() == f"count {i}", "it doesn't count on")
+
+
+def attach(world):
+    """rfork-trace --attach: the copy's output, signals to it, its stop and its end."""
+    attached = Attached(world)
+    command = world.start_trace(attached.original.pid, "--attach", attached.address, key=attached.daemon.key)
+    child = wait_until(lambda: next((str(one["id"]) for one in attached.daemon.children() if one["state"] == "running"),
+                                    None), "the copy runs")
+    attached.counts(command)
+    os.kill(command.pid, signal.SIGUSR1)
+    wait_until(lambda: command.line() == "usr1", "the signal arrived")
+    state = lambda: [one for one in attached.daemon.children() if str(one["id"]) == child][0]["stopped"]
+    os.kill(command.pid, signal.SIGTSTP)
+    wait_until(state, "the copy stops")
+    wait_until(lambda: "State:\tT" in pathlib.Path(f"/proc/{command.pid}/status").read_text(), "so does the command")
+    os.kill(command.pid, signal.SIGCONT)
+    wait_until(lambda: not state(), "the copy goes on")
+    os.kill(command.pid, signal.SIGTERM)
+    wait_until(lambda: command.line() == "term", "the signal arrived")
+    expect(command.wait().code == 12, "exit status")
+    expect(attached.original.running(), "the original has ended")
+
+
+def ctl_attach(world):
+    """rforkctl attach: the same for a child that runs already, through a connection that breaks."""
+    attached = Attached(world, relay=True)
+    world.trace(attached.original.pid, attached.daemon.address, key=attached.daemon.key).expect(0)
+    child = attached.daemon.child_id()
+    command = world.start([world.program("rforkctl"), "--key", attached.daemon.key, attached.address, "attach", child])
+    attached.counts(command)
+    attached.relay.cut_all()
+    for i in range(10, 20):
+        expect(command.line() == f"count {i}", "output is missing, or comes twice")
+    os.kill(command.pid, signal.SIGUSR2)
+    expect(command.wait().code == -signal.SIGSEGV, "its end")
+    again = world.run([world.program("rforkctl"), "--key", attached.daemon.key, attached.address, "attach", child])
+    expect(again.code == -signal.SIGSEGV and again.out.startswith("count 0\n"), f"once more: {again}")
+    world.run([world.program("rforkctl"), "--key", attached.daemon.key, attached.address, "attach", "99"]).refused(5)
+
+
+CASES = {"attach": attach, "ctl-attach": ctl_attach, "cut": cut, "cut-signals": cut_signals, "cut-for-good": cut_for_good, "other-daemon": other_daemon, "stdio": stdio, "ends": ends, "signals": signals, "killed": killed, "light": light, "broken": broken,
          "slow-reader": slow_reader, "sockets": sockets, "lost": lost}
 
 if __name__ == "__main__":

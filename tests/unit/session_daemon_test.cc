@@ -145,7 +145,7 @@ TEST_CASE("a daemon without children answers, and ends when it is told") {
            [&] { (void)wait_for_child(daemon.endpoint(), "1"); },
            [&] { send_signal(daemon.endpoint(), "1", SIGTERM); },
            [&] { remove_child(daemon.endpoint(), "1"); },
-           [&] { read_log(daemon.endpoint(), "1", false, [](auto) {}); },
+           [&] { read_log(daemon.endpoint(), {"1"}, [](auto) {}); },
            [&] { (void)resolve(daemon.endpoint(), "no id"); }}) {
     CHECK(refusal_of(call).failure() == Failure::destination_refused);
   }
