@@ -1,7 +1,7 @@
 /* freeze FILE: writes an image of itself that runs by itself, as often as one likes. */
 #include <rfork/rfork.h>
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   int answer = 6;
   if (argc != 2) return fprintf(stderr, "usage: freeze FILE\n"), 2;
   answer *= 7; /* a long computation */

@@ -3,7 +3,7 @@
 
 #include <sys/utsname.h>
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   struct utsname here;
   pid_t child;
   int status;
@@ -16,7 +16,7 @@ int main(int argc, char **argv) {
     return 7;
   }
   waitpid(child, &status, 0);
-  printf("parent: pid %d on %s, my child %d ended with %d\n", (int)getpid(), here.nodename, (int)child,
-         WEXITSTATUS(status));
+  printf("parent: pid %d on %s, my child %d ended with %d\n", (int)getpid(), here.nodename,
+         (int)child, WEXITSTATUS(status));
   return 0;
 }

@@ -1,5 +1,5 @@
-/* pi HOST...: one worker on each host adds up its share of the series, results come back over pipes; the share of a worker that
- * is lost is done again, here. */
+/* pi HOST...: one worker on each host adds up its share of the series, results come back over
+ * pipes; the share of a worker that is lost is done again, here. */
 #include <rfork/rfork.h>
 
 enum { TERMS = 20000000 };
@@ -7,11 +7,12 @@ enum { TERMS = 20000000 };
 static double share(int worker, int workers) {
   double sum = 0;
   long i;
-  for (i = worker; i < TERMS; i += workers) sum += (i % 2 == 0 ? 4.0 : -4.0) / (2.0 * (double)i + 1.0);
+  for (i = worker; i < TERMS; i += workers)
+    sum += (i % 2 == 0 ? 4.0 : -4.0) / (2.0 * (double)i + 1.0);
   return sum;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   const int workers = argc - 1;
   double pi = 0;
   int i;

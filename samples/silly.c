@@ -1,7 +1,7 @@
 /* silly HOST: the loop of the first remote fork, 0 to 9, once here and once there. */
 #include <rfork/rfork.h>
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   pid_t child;
   int i;
   if (argc != 2) return fprintf(stderr, "usage: silly HOST\n"), 2;

@@ -1,9 +1,9 @@
 /* textfile FILE HOST: opens a file before the rfork, and both go on writing it after. */
 #include <rfork/rfork.h>
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   pid_t child;
-  FILE *file;
+  FILE* file;
   if (argc != 3) return fprintf(stderr, "usage: textfile FILE HOST\n"), 2;
   file = fopen(argv[1], "a");
   if (file == NULL) return perror(argv[1]), 1;
@@ -15,5 +15,5 @@ int main(int argc, char **argv) {
   fprintf(file, "%s goes on\n", child == 0 ? "the child" : "the parent");
   fclose(file);
   if (child == 0) return 0;
-  return execlp("cat", "cat", argv[1], (char *)0);
+  return execlp("cat", "cat", argv[1], (char*)0);
 }

@@ -4,9 +4,9 @@
  *     if (child == 0) work();             // on host-b
  *     waitpid(child, &status, 0);         // a real local process: the child's ghost
  *
- * Header-only, needs libc alone, C99 and C++. The work is done by the program rfork-trace, which is found through
- * RFORK_TRACE or PATH; RFORK_KEY names the key file. Every function blocks all signals of the calling thread while it
- * works. See rfork(3). */
+ * Header-only, needs libc alone, C99 and C++. The work is done by the program rfork-trace, which is
+ * found through RFORK_TRACE or PATH; RFORK_KEY names the key file. Every function blocks all
+ * signals of the calling thread while it works. See rfork(3). */
 #ifndef RFORK_RFORK_H
 #define RFORK_RFORK_H
 
@@ -34,23 +34,26 @@ extern pid_t vfork(void);
 #define RFORK_UNUSED __attribute__((unused))
 
 struct rfork_options {
-  size_t size;          /* sizeof(struct rfork_options): later versions add members at the end */
-  const char *host;     /* "HOST", "HOST:PORT", "ssh:USER@HOST" */
-  const char *key;      /* key file; NULL: RFORK_KEY */
-  int port;             /* 0: that of `host`, or the usual one */
-  int standard_input;   /* not 0: the child reads standard input, through its ghost */
-  const int *drop;      /* descriptors that the child finds closed */
+  size_t size;        /* sizeof(struct rfork_options): later versions add members at the end */
+  const char* host;   /* "HOST", "HOST:PORT", "ssh:USER@HOST" */
+  const char* key;    /* key file; NULL: RFORK_KEY */
+  int port;           /* 0: that of `host`, or the usual one */
+  int standard_input; /* not 0: the child reads standard input, through its ghost */
+  const int* drop;    /* descriptors that the child finds closed */
   size_t drop_count;
-  int time_limit_ms;    /* to make the child; 0: rfork-trace's own limits */
+  int time_limit_ms; /* to make the child; 0: rfork-trace's own limits */
 };
 
-/* The sentence of the last failure, as rfork-trace would have printed it; "" when there was none. */
+/* The sentence of the last failure, as rfork-trace would have printed it; "" when there was none.
+ */
 __attribute__((weak)) char rfork_error_text[1024];
-static RFORK_UNUSED const char *rfork_error(void) { return rfork_error_text; }
+static RFORK_UNUSED const char* rfork_error(void) {
+  return rfork_error_text;
+}
 
 /* What rfork-trace answers, in one write. */
 struct rfork_report {
-  int32_t error;  /* an errno; 0: done */
+  int32_t error; /* an errno; 0: done */
   char text[1020];
 };
 
@@ -58,35 +61,36 @@ enum { RFORK_MAX_ARGUMENTS = 64 };
 
 /* A call of rfork-trace, prepared before anything is forked. */
 struct rfork_call {
-  const char *program;
-  char *argv[RFORK_MAX_ARGUMENTS];
+  const char* program;
+  char* argv[RFORK_MAX_ARGUMENTS];
   int argc;
   char numbers[RFORK_MAX_ARGUMENTS][40];
   int number_count;
   int report[2];
-  volatile uint32_t role; /* 0 here; what rfork-trace wrote there: the number of the child, from 1 on */
+  volatile uint32_t
+      role; /* 0 here; what rfork-trace wrote there: the number of the child, from 1 on */
 };
 
-static RFORK_UNUSED int rfork_fail(int error, const char *text) {
+static RFORK_UNUSED int rfork_fail(int error, const char* text) {
   snprintf(rfork_error_text, sizeof rfork_error_text, "%s", text);
   errno = error;
   return -1;
 }
 
-static RFORK_UNUSED void rfork_say(struct rfork_call *call, const char *argument) {
+static RFORK_UNUSED void rfork_say(struct rfork_call* call, const char* argument) {
   union {
-    const char *constant;
-    char *plain;
+    const char* constant;
+    char* plain;
   } text;
   text.constant = argument;
   if (call->argc < RFORK_MAX_ARGUMENTS - 1) call->argv[call->argc++] = text.plain;
 }
 
-static RFORK_UNUSED void rfork_say_number(struct rfork_call *call, const char *before, uint64_t number,
-                                          const char *after) {
+static RFORK_UNUSED void rfork_say_number(struct rfork_call* call, const char* before,
+                                          uint64_t number, const char* after) {
   if (call->number_count >= RFORK_MAX_ARGUMENTS) return;
-  snprintf(call->numbers[call->number_count], sizeof call->numbers[0], "%s%llu%s", before, (unsigned long long)number,
-           after);
+  snprintf(call->numbers[call->number_count], sizeof call->numbers[0], "%s%llu%s", before,
+           (unsigned long long)number, after);
   rfork_say(call, call->numbers[call->number_count++]);
 }
 
@@ -97,10 +101,11 @@ static RFORK_UNUSED uint64_t rfork_block_signals(void) {
   return before;
 }
 static RFORK_UNUSED void rfork_restore_signals(uint64_t mask) {
-  syscall(SYS_rt_sigprocmask, 2, &mask, (void *)0, sizeof mask);
+  syscall(SYS_rt_sigprocmask, 2, &mask, (void*)0, sizeof mask);
 }
 
-/* Takes the SIGCHLD of `pid` that is pending, if it is this one that is. Another child's is sent again. */
+/* Takes the SIGCHLD of `pid` that is pending, if it is this one that is. Another child's is sent
+ * again. */
 static RFORK_UNUSED void rfork_take_child_signal(pid_t pid) {
   union {
     unsigned char bytes[128];
@@ -119,29 +124,32 @@ static RFORK_UNUSED void rfork_take_child_signal(pid_t pid) {
 
 /* Waits for a child whatever its end signal is. */
 static RFORK_UNUSED void rfork_reap(pid_t pid) {
-  while (waitpid(pid, (int *)0, 0x40000000 /* __WALL */) < 0 && errno == EINTR) {
+  while (waitpid(pid, (int*)0, 0x40000000 /* __WALL */) < 0 && errno == EINTR) {
   }
   rfork_take_child_signal(pid);
 }
 
-static RFORK_UNUSED int rfork_prepare(struct rfork_call *call, const struct rfork_options *options) {
+static RFORK_UNUSED int rfork_prepare(struct rfork_call* call,
+                                      const struct rfork_options* options) {
   size_t i;
   memset(call, 0, sizeof *call);
   call->program = getenv("RFORK_TRACE");
-  if (call->program == (char *)0 || call->program[0] == 0) call->program = "rfork-trace";
+  if (call->program == (char*)0 || call->program[0] == 0) call->program = "rfork-trace";
   if (pipe(call->report) != 0) return rfork_fail(errno, "rfork: no pipe can be made");
   for (i = 0; i < 2; ++i) fcntl(call->report[i], F_SETFD, FD_CLOEXEC);
   rfork_say(call, "rfork-trace");
   rfork_say_number(call, "--report=", (uint64_t)call->report[1], "");
   for (i = 0; i < 2; ++i) rfork_say_number(call, "--drop-fd=", (uint64_t)call->report[i], "");
-  if (options == (void *)0) return 0;
-  if (options->key != (char *)0) {
+  if (options == (void*)0) return 0;
+  if (options->key != (char*)0) {
     rfork_say(call, "--key");
     rfork_say(call, options->key);
   }
-  if (options->time_limit_ms > 0) rfork_say_number(call, "--time-limit=", (uint64_t)options->time_limit_ms, "");
+  if (options->time_limit_ms > 0)
+    rfork_say_number(call, "--time-limit=", (uint64_t)options->time_limit_ms, "");
   if (options->standard_input) rfork_say(call, "--input");
-  for (i = 0; i < options->drop_count; ++i) rfork_say_number(call, "--drop-fd=", (uint64_t)options->drop[i], "");
+  for (i = 0; i < options->drop_count; ++i)
+    rfork_say_number(call, "--drop-fd=", (uint64_t)options->drop[i], "");
   if (call->argc > RFORK_MAX_ARGUMENTS - 8) {
     close(call->report[0]);
     close(call->report[1]);
@@ -151,25 +159,27 @@ static RFORK_UNUSED int rfork_prepare(struct rfork_call *call, const struct rfor
 }
 
 /* "HOST" or "HOST:PORT". */
-static RFORK_UNUSED void rfork_say_host(struct rfork_call *call, const char *host, int port, char *room, size_t size) {
+static RFORK_UNUSED void rfork_say_host(struct rfork_call* call, const char* host, int port,
+                                        char* room, size_t size) {
   if (port == 0 || strncmp(host, "ssh:", 4) == 0) { /* ssh's port is not rforkd's */
     rfork_say(call, host);
     return;
   }
-  snprintf(room, size, strchr(host, ':') != (char *)0 && host[0] != '[' ? "[%s]:%d" : "%s:%d", host, port);
+  snprintf(room, size, strchr(host, ':') != (char*)0 && host[0] != '[' ? "[%s]:%d" : "%s:%d", host,
+           port);
   rfork_say(call, room);
 }
 
-/* Starts rfork-trace as nobody's child: who waits for its own children must not meet it. Only what is safe in the child of a
- * vfork() is done there. */
-static RFORK_UNUSED void rfork_start(struct rfork_call *call) {
+/* Starts rfork-trace as nobody's child: who waits for its own children must not meet it. Only what
+ * is safe in the child of a vfork() is done there. */
+static RFORK_UNUSED void rfork_start(struct rfork_call* call) {
   pid_t between;
-  call->argv[call->argc] = (char *)0;
+  call->argv[call->argc] = (char*)0;
   prctl(0x59616d61 /* PR_SET_PTRACER */, -1L, 0L, 0L, 0L);
   between = vfork();
   if (between == 0) {
     if (vfork() == 0) {
-      struct rfork_report *failed = (struct rfork_report *)0;
+      struct rfork_report* failed = (struct rfork_report*)0;
       int32_t error;
       fcntl(call->report[1], F_SETFD, 0);
       execvp(call->program, call->argv);
@@ -184,13 +194,14 @@ static RFORK_UNUSED void rfork_start(struct rfork_call *call) {
   close(call->report[1]);
 }
 
-/* rfork-trace's answer; 0 or -1 and errno. A process that woke up elsewhere has no pipe any more: EBADF. */
-static RFORK_UNUSED int rfork_hear(struct rfork_call *call) {
+/* rfork-trace's answer; 0 or -1 and errno. A process that woke up elsewhere has no pipe any more:
+ * EBADF. */
+static RFORK_UNUSED int rfork_hear(struct rfork_call* call) {
   struct rfork_report report;
   size_t got = 0;
   memset(&report, 0, sizeof report);
   while (got < sizeof report) {
-    const ssize_t n = read(call->report[0], (char *)&report + got, sizeof report - got);
+    const ssize_t n = read(call->report[0], (char*)&report + got, sizeof report - got);
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) break;
     got += (size_t)n;
@@ -207,9 +218,10 @@ static RFORK_UNUSED int rfork_hear(struct rfork_call *call) {
   return 0;
 }
 
-/* A fork that waits until rfork-trace has taken it away: it returns on the other host only, as `number`. The calls of the
- * numbers before stand before `call`. */
-static RFORK_UNUSED pid_t rfork_launch(struct rfork_call *call, const char *host, int port, uint32_t number) {
+/* A fork that waits until rfork-trace has taken it away: it returns on the other host only, as
+ * `number`. The calls of the numbers before stand before `call`. */
+static RFORK_UNUSED pid_t rfork_launch(struct rfork_call* call, const char* host, int port,
+                                       uint32_t number) {
   const int before = (int)number - 1;
   char room[300];
   int i;
@@ -220,23 +232,26 @@ static RFORK_UNUSED pid_t rfork_launch(struct rfork_call *call, const char *host
   rfork_say(call, "--as-fork");
   rfork_say_number(call, "", (uint64_t)getpid(), "");
   rfork_say_host(call, host, port, room, sizeof room);
-  for (i = 1; i <= before; ++i) close(call[-i].report[0]); /* of other children: their reports aren't ours */
+  for (i = 1; i <= before; ++i)
+    close(call[-i].report[0]); /* of other children: their reports aren't ours */
   close(call->report[0]);
   rfork_start(call);
-  while (call->role == 0) syscall(SYS_futex, &call->role, 0 /* FUTEX_WAIT */, 0, (void *)0, (void *)0, 0);
+  while (call->role == 0)
+    syscall(SYS_futex, &call->role, 0 /* FUTEX_WAIT */, 0, (void*)0, (void*)0, 0);
   return 0;
 }
 
-static RFORK_UNUSED pid_t rfork_with(const struct rfork_options *options) {
+static RFORK_UNUSED pid_t rfork_with(const struct rfork_options* options) {
   struct rfork_call call;
   uint64_t mask;
   pid_t child;
   int error;
-  if (options == (void *)0 || options->size < sizeof(struct rfork_options) || options->host == (char *)0 ||
-      options->host[0] == 0) {
+  if (options == (void*)0 || options->size < sizeof(struct rfork_options) ||
+      options->host == (char*)0 || options->host[0] == 0) {
     return rfork_fail(EINVAL, "rfork: no host is named");
   }
-  if (options->port < 0 || options->port > 65535) return rfork_fail(EINVAL, "rfork: there is no such port");
+  if (options->port < 0 || options->port > 65535)
+    return rfork_fail(EINVAL, "rfork: there is no such port");
   if (rfork_prepare(&call, options) != 0) return -1;
   mask = rfork_block_signals();
   child = rfork_launch(&call, options->host, options->port, 1);
@@ -264,7 +279,7 @@ static RFORK_UNUSED pid_t rfork_with(const struct rfork_options *options) {
 }
 
 /* 0 in the child, the pid of its ghost in the parent, -1 with errno. */
-static RFORK_UNUSED pid_t rfork(const char *host) {
+static RFORK_UNUSED pid_t rfork(const char* host) {
   struct rfork_options options;
   memset(&options, 0, sizeof options);
   options.size = sizeof options;
@@ -272,25 +287,26 @@ static RFORK_UNUSED pid_t rfork(const char *host) {
   return rfork_with(&options);
 }
 
-/* As many children as hosts, of one moment, at once. Gives n in the parent, with pids[] filled; -1 there when some could not be
- * made, whose pids[i] are -1 (errno and rfork_error() are the last one's). In child i it gives i, from 0 on. */
-static RFORK_UNUSED int rfork_many(const char *const hosts[], int n, pid_t pids[]) {
-  struct rfork_call *calls;
+/* As many children as hosts, of one moment, at once. Gives n in the parent, with pids[] filled; -1
+ * there when some could not be made, whose pids[i] are -1 (errno and rfork_error() are the last
+ * one's). In child i it gives i, from 0 on. */
+static RFORK_UNUSED int rfork_many(const char* const hosts[], int n, pid_t pids[]) {
+  struct rfork_call* calls;
   uint64_t mask;
   int i, failed = 0, error = 0;
   if (n <= 0) return rfork_fail(EINVAL, "rfork: no host is named");
-  calls = (struct rfork_call *)calloc((size_t)n, sizeof *calls);
-  if (calls == (void *)0) return rfork_fail(ENOMEM, "rfork: no memory");
+  calls = (struct rfork_call*)calloc((size_t)n, sizeof *calls);
+  if (calls == (void*)0) return rfork_fail(ENOMEM, "rfork: no memory");
   mask = rfork_block_signals();
   for (i = 0; i < n; ++i) {
     pids[i] = -1;
     calls[i].report[0] = -1;
-    if (hosts[i] == (char *)0 || hosts[i][0] == 0) {
+    if (hosts[i] == (char*)0 || hosts[i][0] == 0) {
       failed = 1, error = EINVAL;
       rfork_fail(EINVAL, "rfork: no host is named");
       continue;
     }
-    if (rfork_prepare(&calls[i], (struct rfork_options *)0) != 0) {
+    if (rfork_prepare(&calls[i], (struct rfork_options*)0) != 0) {
       failed = 1, error = errno;
       calls[i].report[0] = -1;
       continue;
@@ -323,7 +339,8 @@ static RFORK_UNUSED int rfork_many(const char *const hosts[], int n, pid_t pids[
 }
 
 /* Lets rfork-trace take this process; 0 here, the role where it woke up again, -1 with errno. */
-static RFORK_UNUSED int rfork_take(struct rfork_call *call, const char *word, const char *argument) {
+static RFORK_UNUSED int rfork_take(struct rfork_call* call, const char* word,
+                                   const char* argument) {
   uint64_t mask = rfork_block_signals();
   int result, error;
   rfork_say_number(call, "--role=", (uint64_t)(uintptr_t)&call->role, "");
@@ -341,19 +358,21 @@ static RFORK_UNUSED int rfork_take(struct rfork_call *call, const char *word, co
   return result != 0 ? -1 : (int)call->role;
 }
 
-/* Writes an image of this process that runs by itself. 0 when it is complete, 1 in a process restored from it, -1 with errno. */
-static RFORK_UNUSED int rfork_freeze(const char *file) {
+/* Writes an image of this process that runs by itself. 0 when it is complete, 1 in a process
+ * restored from it, -1 with errno. */
+static RFORK_UNUSED int rfork_freeze(const char* file) {
   struct rfork_call call;
-  if (file == (char *)0 || file[0] == 0) return rfork_fail(EINVAL, "rfork: no file is named");
-  if (rfork_prepare(&call, (struct rfork_options *)0) != 0) return -1;
+  if (file == (char*)0 || file[0] == 0) return rfork_fail(EINVAL, "rfork: no file is named");
+  if (rfork_prepare(&call, (struct rfork_options*)0) != 0) return -1;
   return rfork_take(&call, "--exec", file);
 }
 
-/* This process goes on on `host`; here its pid stays as the ghost. 0 there, -1 with errno if it stays. */
-static RFORK_UNUSED int rfork_move(const char *host) {
+/* This process goes on on `host`; here its pid stays as the ghost. 0 there, -1 with errno if it
+ * stays. */
+static RFORK_UNUSED int rfork_move(const char* host) {
   struct rfork_call call;
-  if (host == (char *)0 || host[0] == 0) return rfork_fail(EINVAL, "rfork: no host is named");
-  if (rfork_prepare(&call, (struct rfork_options *)0) != 0) return -1;
+  if (host == (char*)0 || host[0] == 0) return rfork_fail(EINVAL, "rfork: no host is named");
+  if (rfork_prepare(&call, (struct rfork_options*)0) != 0) return -1;
   return rfork_take(&call, "--move", host) < 0 ? -1 : 0;
 }
 

@@ -1,5 +1,6 @@
-// The functions of fmt that are no templates, compiled here: Debian has fmt as a shared library only, and that one
-// would bring libstdc++ as a shared library with it (see RFORK_LINK_LIBRARIES_IN).
+// The functions of fmt that are no templates, compiled here: Debian has fmt as a shared library
+// only, and that one would bring libstdc++ as a shared library with it (see
+// RFORK_LINK_LIBRARIES_IN).
 #include <fmt/format-inl.h>
 
 FMT_BEGIN_NAMESPACE

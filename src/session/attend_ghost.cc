@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <cstdio>
 #include <memory>
 #include <optional>
 #include <set>
@@ -41,6 +42,37 @@ void say(int fd, const std::string& line) {
   [[maybe_unused]] const ssize_t written = ::write(fd, line.data(), line.size());
 }
 
+/// An attendant lives long and does little. Pages of files that were never written to come back
+/// when they are needed.
+void give_memory_back() {
+  ::malloc_trim(0);
+  const auto smaps = try_read_file_at(AT_FDCWD, "/proc/self/smaps");
+  if (!smaps) return;
+  std::vector<std::pair<unsigned long, unsigned long>> untouched;
+  unsigned long first = 0, last = 0;
+  bool of_file = false;
+  for (size_t at = 0; at < smaps->size();) {
+    const size_t end = std::min(smaps->find('\n', at), smaps->size());
+    const std::string line = smaps->substr(at, end - at);
+    at = end + 1;
+    char protection[5] = "";
+    unsigned long start = 0, end_of_range = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx %4s", &start, &end_of_range, protection) == 3) {
+      first = start;
+      last = end_of_range;
+      of_file = line.find('/') != std::string::npos && protection[1] == '-';
+    }
+    unsigned long own_kb = 1;
+    if (of_file && std::sscanf(line.c_str(), "Anonymous: %lu kB", &own_kb) == 1 && own_kb == 0) {
+      untouched.emplace_back(first, last);
+    }
+  }
+  // All at once: what runs here comes back.
+  for (const auto& [start, end] : untouched) {
+    ::madvise(reinterpret_cast<void*>(start), end - start, MADV_DONTNEED);
+  }
+}
+
 class Attendance {
  public:
   Attendance(net::Link& link, const AttendedGhost& ghost, std::vector<RelayEnd> ends,
@@ -53,6 +85,7 @@ class Attendance {
   void say_goodbye();
   void hear_ghost();
   int patience_ms() const;
+  void rest();
   void take(FrameType type, std::span<const std::byte> body);
   void take_state(int wait_status);
   void end_ghost();
@@ -77,6 +110,7 @@ class Attendance {
   Clock::time_point try_at_, give_up_at_;
   std::chrono::milliseconds pause_ = kFirstPause;
   bool given_up_ = false;
+  bool rests_ = false;
 };
 
 Attendance::Attendance(net::Link& link, const AttendedGhost& ghost, std::vector<RelayEnd> ends,
@@ -111,8 +145,10 @@ void Attendance::run() {
     polls.push_back({connected_ ? pump_.link().input() : -1, POLLIN, 0});
     polls.push_back({connected_ ? pump_.link().output() : -1, writes, 0});
     relays_.add_polls(polls);
-    if (::poll(polls.data(), polls.size(), patience_ms()) < 0 && errno != EINTR)
-      throw_errno("poll");
+    const int events = ::poll(polls.data(), polls.size(), patience_ms());
+    if (events < 0 && errno != EINTR) throw_errno("poll");
+    rests_ = rests_ && events == 0;
+    if (events == 0) rest();
     if (polls[0].revents != 0) hear_ghost();
     relays_.handle(polls);
     if (connected_ && polls[1].revents != 0) hear_child();
@@ -125,9 +161,18 @@ void Attendance::run() {
 
 /// How long poll(2) may wait.
 int Attendance::patience_ms() const {
-  if (connected_ || given_up_) return -1;
+  constexpr int kUntilRest = 500;
+  if (connected_ || given_up_) return rests_ ? -1 : kUntilRest;
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(try_at_ - Clock::now());
   return static_cast<int>(std::max<int64_t>(0, left.count()));
+}
+
+/// Nothing has happened for a while, and maybe nothing will for long.
+void Attendance::rest() {
+  if (!connected_) return;
+  pump_.give_memory_back();
+  give_memory_back();
+  rests_ = true;
 }
 
 void Attendance::hear_child() {
@@ -267,24 +312,6 @@ void Attendance::end_ghost() {
   }
 }
 
-/// Memory that only a capture needed: an attendant lives long and does little.
-void give_memory_back() {
-  ::malloc_trim(0);
-  const auto maps = try_read_file_at(AT_FDCWD, "/proc/self/maps");
-  if (!maps) return;
-  for (size_t at = 0; at < maps->size();) {
-    const size_t end = std::min(maps->find('\n', at), maps->size());
-    const std::string line = maps->substr(at, end - at);
-    at = end + 1;
-    const size_t dash = line.find('-'), blank = line.find(' ');
-    // Code of files: it comes back when it is needed. What is read-only may have been relocated.
-    if (line.find('/') == std::string::npos || line.substr(blank + 1, 3) != "r-x") continue;
-    const uint64_t first = std::stoull(line.substr(0, dash), nullptr, 16);
-    const uint64_t last = std::stoull(line.substr(dash + 1, blank - dash - 1), nullptr, 16);
-    ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
-  }
-}
-
 /// Nothing of who called is held open: somebody may wait for its end.
 void close_all_but(std::set<int> kept) {
   const UniqueFd null = open_or_throw("/dev/null", O_RDWR);
@@ -318,7 +345,6 @@ void close_all_but(std::set<int> kept) {
     const char done = 1;
     [[maybe_unused]] const ssize_t written = ::write(report.get(), &done, 1);
     report.reset();
-    give_memory_back();
     attendance.run();
   } catch (const std::exception& error) {
     code = 1;  // the ghost ends with this process

@@ -92,8 +92,15 @@ void FramePump::resume(net::Link& link, net::Wait wait) {
   unsent_ = unconfirmed_;
 }
 
+void FramePump::give_memory_back() {
+  if (in_size_ == 0) in_ = Bytes();
+  if (!all_confirmed()) return;
+  out_ = Bytes();
+  unconfirmed_ = unsent_ = 0;
+}
+
 bool FramePump::read(const Take& take) {
-  constexpr size_t kRoom = 256u << 10;
+  constexpr size_t kRoom = 128u << 10;
   constexpr int kReads = 8;  // then others have their turn
   for (int reads = 0; reads < kReads; ++reads) {
     if (in_.size() < in_size_ + kRoom) in_.resize(in_size_ + kRoom);

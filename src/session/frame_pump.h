@@ -32,6 +32,9 @@ class FramePump {
   /// has come, and what is missing goes again. Waits. Throws Refusal(connection_lost).
   void resume(net::Link& link, net::Wait wait);
 
+  /// Frees the buffers that are empty.
+  void give_memory_back();
+
   /// Bytes that have not been written yet.
   size_t queued() const { return out_.size() - unsent_; }
   bool wants_write() const { return queued() > 0 || flushing_; }

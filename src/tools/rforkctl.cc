@@ -65,7 +65,7 @@ void add_options(CLI::App& app, Arguments& arguments) {
   };
   with_id("logs", "Show what a child wrote")
       ->add_flag("-f,--follow", arguments.follow, "Go on until it ends");
-  with_id("attach", "Stand for a child: its output and end are this command's, signals go to it");
+  with_id("attach", "Stand for a child: its output, its signals, its end");
   with_id("kill", "Send a child a signal")
       ->add_option("-s,--signal,SIGNAL", arguments.signal, "Name or number; TERM");
   with_id("wait", "Wait until a child ends, and end as it did");

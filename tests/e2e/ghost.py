@@ -129,13 +129,13 @@ def light(world):
     """A ghost and who attends to it take little memory and no time while nothing happens."""
     moved = Moved(world).move()
     pids = [moved.process.pid, int(harness_status(moved.process.pid, "TracerPid"))]
-    rss = [int(harness_status(pid, "VmRSS").split()[0]) for pid in pids]
-    expect(sum(rss) < 8192, f"resident: {rss} KiB")
+    resident = lambda: [int(harness_status(pid, "VmRSS").split()[0]) for pid in pids]
+    wait_until(lambda: sum(resident()) < 3072, lambda: f"little memory: {resident()} KiB")
     ticks = lambda: sum(int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[n]) for pid in pids
                         for n in (11, 12))
-    before = ticks()
+    before, switches = ticks(), harness_status(pids[1], "voluntary_ctxt_switches")
     time.sleep(2)
-    expect(ticks() == before, "it used time")
+    expect(ticks() == before and harness_status(pids[1], "voluntary_ctxt_switches") == switches, "it isn't idle")
     expect(moved.ask("exit 4") == "", "it says something")
     expect(moved.process.wait(20) == 4, "exit status")
 

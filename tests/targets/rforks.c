@@ -1,21 +1,22 @@
-/* Programs that call rfork(): FOLDER CASE HOST [MORE...]. Each verifies the contract of fork(2) in the parent and in the child,
- * and ends with 0 and "ok", or with 1 and a line that says what differs. Compiled as C99 and as C++17. */
+/* Programs that call rfork(): FOLDER CASE HOST [MORE...]. Each verifies the contract of fork(2) in
+ * the parent and in the child, and ends with 0 and "ok", or with 1 and a line that says what
+ * differs. Compiled as C99 and as C++17. */
 #include <rfork/rfork.h>
 
 #include <pthread.h>
 #include <signal.h>
 #include <time.h>
 
-#define EXPECT(condition)                                                          \
-  do {                                                                             \
-    if (!(condition)) {                                                            \
-      fprintf(stderr, "FAIL line %d in %d: not so: %s (errno %d, rfork: %s)\n",    \
-              __LINE__, (int)getpid(), #condition, errno, rfork_error());          \
-      exit(1);                                                                     \
-    }                                                                              \
+#define EXPECT(condition)                                                                 \
+  do {                                                                                    \
+    if (!(condition)) {                                                                   \
+      fprintf(stderr, "FAIL line %d in %d: not so: %s (errno %d, rfork: %s)\n", __LINE__, \
+              (int)getpid(), #condition, errno, rfork_error());                           \
+      exit(1);                                                                            \
+    }                                                                                     \
   } while (0)
 
-static const char *host;
+static const char* host;
 static volatile sig_atomic_t child_signals;
 static void note_child(int number) {
   (void)number;
@@ -59,7 +60,8 @@ static void test_pipes(void) {
     ssize_t n;
     close(to_child[1]);
     close(to_parent[0]);
-    while ((n = read(to_child[0], text, sizeof text)) > 0) EXPECT(write(to_parent[1], text, (size_t)n) == n);
+    while ((n = read(to_child[0], text, sizeof text)) > 0)
+      EXPECT(write(to_parent[1], text, (size_t)n) == n);
     exit(n == 0 ? 0 : 1);
   }
   close(to_child[0]);
@@ -117,7 +119,7 @@ static void test_nested(void) {
 }
 
 static void test_many(void) {
-  const char *hosts[5];
+  const char* hosts[5];
   pid_t pids[5];
   int i, which, seen = 0;
   for (i = 0; i < 5; ++i) hosts[i] = host;
@@ -139,10 +141,10 @@ static void test_many(void) {
   }
 }
 
-static void *spin(void *stop) {
-  while (*(volatile int *)stop == 0) {
+static void* spin(void* stop) {
+  while (*(volatile int*)stop == 0) {
     struct timespec pause_ns = {0, 1000000};
-    void *block = malloc(1000);
+    void* block = malloc(1000);
     nanosleep(&pause_ns, NULL);
     free(block);
   }
@@ -152,7 +154,7 @@ static void *spin(void *stop) {
 static int count_threads(void) {
   char line[200];
   int threads = 0;
-  FILE *status = fopen("/proc/self/status", "r");
+  FILE* status = fopen("/proc/self/status", "r");
   EXPECT(status != NULL);
   while (fgets(line, sizeof line, status) != NULL) {
     if (strncmp(line, "Threads:", 8) == 0) threads = atoi(line + 8);
@@ -180,7 +182,7 @@ static void test_threads(void) {
 
 static void test_move(void) {
   static char name[300], there[300];
-  FILE *file = fopen("/proc/sys/kernel/hostname", "r");
+  FILE* file = fopen("/proc/sys/kernel/hostname", "r");
   EXPECT(file != NULL && fgets(name, sizeof name, file) != NULL);
   fclose(file);
   EXPECT(rfork_move(host) == 0);
@@ -191,13 +193,14 @@ static void test_move(void) {
   exit(33);
 }
 
-static void fails(const char *where, int error, const char *sentence) {
+static void fails(const char* where, int error, const char* sentence) {
   const pid_t child = rfork(where);
   int status;
   if (child == 0) exit(0);
   if (child != -1 || errno != error || strstr(rfork_error(), sentence) == NULL) {
-    fprintf(stderr, "FAIL: rfork(\"%s\") gives %d, errno %d, \"%s\"; errno %d and \"%s\" were expected\n", where, (int)child,
-            errno, rfork_error(), error, sentence);
+    fprintf(stderr,
+            "FAIL: rfork(\"%s\") gives %d, errno %d, \"%s\"; errno %d and \"%s\" were expected\n",
+            where, (int)child, errno, rfork_error(), error, sentence);
     exit(1);
   }
   EXPECT(waitpid(-1, &status, WNOHANG) == -1 && errno == ECHILD);
@@ -242,12 +245,13 @@ static void test_errors(void) {
   fails(host, EIO, "without a word");
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   static const struct {
-    const char *name;
+    const char* name;
     void (*run)(void);
-  } cases[] = {{"status", test_status}, {"pipes", test_pipes}, {"signals", test_signals}, {"nested", test_nested},
-               {"many", test_many}, {"threads", test_threads}, {"move", test_move}, {"errors", test_errors}};
+  } cases[] = {{"status", test_status}, {"pipes", test_pipes},  {"signals", test_signals},
+               {"nested", test_nested}, {"many", test_many},    {"threads", test_threads},
+               {"move", test_move},     {"errors", test_errors}};
   size_t i;
   if (argc < 4) return 2;
   host = argv[3];
