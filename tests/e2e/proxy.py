@@ -14,7 +14,9 @@ class Proxy:
         self.limits = {"up": up, "down": down}
         self.again, self.freeze = again, freeze
         self.passed = {"up": 0, "down": 0}
+        self.steps = {"up": [], "down": []}    # what had passed after each piece
         self.connections = 0
+        self.ends = []
         self.cut = threading.Event()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
@@ -36,6 +38,7 @@ class Proxy:
             except OSError:
                 reset(client)
                 continue
+            self.ends += [client, server]
             for way, source, sink in (("up", client, server), ("down", server, client)):
                 threading.Thread(target=self.relay, args=(way, source, sink, first), daemon=True).start()
 
@@ -58,6 +61,7 @@ class Proxy:
                     return
                 if first:
                     self.passed[way] += len(data)
+                    self.steps[way].append(self.passed[way])
                 sink.sendall(data)
         except OSError:
             for end in (source, sink):
@@ -65,6 +69,12 @@ class Proxy:
 
     def close(self):
         self.listener.close()
+
+    def hang_up(self):
+        """Frozen connections too."""
+        self.close()
+        for end in self.ends:
+            reset(end)
 
 
 def reset(end):
