@@ -7,6 +7,7 @@ process of it on either host.
 
 import errno
 import os
+import random
 import re
 import socket
 import sys
@@ -161,7 +162,83 @@ def silent(world):
     harness.nothing_left(there, "after silence")
 
 
-CASES = {"arguments": arguments, "tracer": tracer, "keys": keys, "silent": silent}
+def unreachable(world):
+    """A host that is on the net and answers nothing: the limit, and without one the kernel's answer."""
+    here, there = world.two_hosts()
+    here.call("ip", "route", "add", "192.0.2.0/24", "dev", "cable-a")
+    caller = Caller(world, host=here)
+    failure = caller.fails("192.0.2.7:7411", errno.ETIMEDOUT, "192.0.2.7:7411", "300", limit=300)
+    expect(300 <= failure.ms <= 300 + LATE_MS, f"not within the limit: {failure.said}")
+    caller.fails("192.0.2.7:7411", errno.EHOSTUNREACH, "192.0.2.7:7411")
+    caller.fails("198.51.100.1:7411", errno.EHOSTUNREACH, "198.51.100.1:7411", "unreachable")
+
+
+def broken(world):
+    """The connection breaks at each of the daemon's messages, and in the middle of the image."""
+    daemon = harness.Daemon(world, None)
+    caller = Caller(world, daemon.key)
+    whole = Proxy(daemon.address)
+    caller.succeeds(whole.address)
+    answered = next(step for step in whole.steps["down"] if step > 400)
+    places = [("down", answered + 1), *(("up", whole.passed["up"] * part // 10) for part in (5, 8))]
+    for way, at in places:
+        relay = Proxy(daemon.address, **{way: at})
+        caller.fails(relay.address, errno.ECONNABORTED, relay.address)
+        relay.hang_up()
+    for way, at in (("down", 0), ("down", 16), ("up", 16)):
+        relay = Proxy(daemon.address, **{way: at})
+        caller.fails(relay.address, errno.EHOSTUNREACH, relay.address)
+        relay.hang_up()
+    expect(not daemon.settled(), "a child runs")
+
+
+def refused(world):
+    """A host that doesn't take this user's processes, or has something else where the child's directory is."""
+    if world.root:
+        strict = harness.Daemon(world, None, "--allow-user", "nobody")
+        Caller(world, strict.key).fails(strict.address, errno.ENOEXEC, "root", "--allow-root")
+    here, there = world.two_hosts()
+    daemon = harness.Daemon(world, there)
+    folder = world.folder / "tree"
+    (folder / "work").mkdir(parents=True)
+    (folder / "work/data").write_text("here")
+    there.call("mount", "-t", "tmpfs", "tmpfs", str(folder))
+    there.call("mkdir", str(folder / "work"))
+    there.call("sh", "-c", f"echo other > {folder}/work/data")
+    caller = Caller(world, daemon.key, here)
+    caller.fails(daemon.address, errno.ENOEXEC, f"{folder}/work/data",
+                 before=["sh", "-c", f'exec 7<{folder}/work/data "$@"', "sh"])
+    caller.succeeds(daemon.address)
+
+
+def processes_limit(world):
+    """RLIMIT_NPROC is reached by the fork, by each step that starts rfork-trace, or in it."""
+    if os.geteuid() != 0:
+        raise harness.Skip("it takes a user whom nobody else is")
+    world.folder.chmod(0o711)
+    user = random.randrange(1 << 20, 1 << 30)
+    caller = Caller(world)
+    caller.world.drop = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--inh-caps=-all",
+                         "--bounding-set=-all"]
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        closed = f"127.0.0.1:{probe.getsockname()[1]}"
+    for limit in range(1, 8):
+        numbers = errno.EAGAIN if limit < 4 else (errno.EAGAIN, errno.EHOSTUNREACH)
+        failure = caller.fails(closed, numbers, nproc=limit)
+    expect(failure.errno == errno.EHOSTUNREACH, f"the limit should have been enough: {failure.said}")
+
+
+def memory(world):
+    """A host whose memory isn't enough: refused, and what needs less is taken afterwards."""
+    daemon = harness.Daemon(world, None, program=["prlimit", f"--as={80 << 20}", world.program("rforkd")])
+    caller = Caller(world, daemon.key)
+    caller.fails(daemon.address, errno.ENOEXEC, "mmap", "Cannot allocate memory", memory=100)
+    caller.succeeds(daemon.address, memory=10)
+    expect(not daemon.settled(), "a child runs")
+
+
+CASES = {"memory": memory, "arguments": arguments, "tracer": tracer, "keys": keys, "silent": silent, "unreachable": unreachable,
+         "broken": broken, "refused": refused, "processes": processes_limit}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")

@@ -3,7 +3,7 @@
  *   key=FILE limit=MS port=N    options of the call
  *   nproc=N                     RLIMIT_NPROC before it; a number that is smaller than what runs:
  * nothing more memory=MIB                  touched before the call, and checked in the child
- *   child=exit:N | pause | lines:N | memory     what the child does
+ *   child=exit:N | pause | lines:N | until:FILE | memory     what the child does
  *
  * Says "failed errno=N ms=N sigchld=N left=N: sentence", or "child PID" and, when that has ended,
  * "ended exit:N|signal:N sigchld=N left=N". Ends with 0 in both cases. */
@@ -37,9 +37,15 @@ static int work(const char* what) {
   const char* number = strchr(what, ':');
   size_t i;
   if (strncmp(what, "exit", 4) == 0) return atoi(number + 1);
-  if (strncmp(what, "lines", 5) == 0) {
-    for (i = 0; i < (size_t)atoi(number + 1); ++i) printf("line %zu\n", i);
-    return fflush(stdout) == 0 ? 0 : 1;
+  if (strncmp(what, "lines", 5) == 0) { /* to where the parent writes nothing */
+    FILE *out = fdopen(STDERR_FILENO, "w");
+    for (i = 0; i < (size_t)atoi(number + 1); ++i) fprintf(out, "line %zu\n", i);
+    return fclose(out) == 0 ? 0 : 1;
+  }
+  if (strncmp(what, "until", 5) == 0) {
+    while (access(number + 1, F_OK) != 0) usleep(5000);
+    printf("until\n");
+    return fflush(stdout) == 0 ? 5 : 1;
   }
   if (strcmp(what, "memory") == 0) {
     for (i = 0; i < memory_size; i += 4096) {
