@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <utility>
 
 #include "base/error.h"
 #include "tracer/ptrace.h"
@@ -24,6 +25,10 @@ bool is_own(pid_t tid) {
   siginfo_t info{};
   if (::ptrace(PTRACE_GETSIGINFO, tid, nullptr, &info) != 0) return false;
   return (info.si_code == SI_USER || info.si_code == SI_TKILL) && info.si_pid == ::getpid();
+}
+
+bool is_stop(int signal) {
+  return signal == SIGSTOP || signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU;
 }
 
 }  // namespace
@@ -79,8 +84,15 @@ bool Ghost::handle_stop(int raw_status, std::optional<Event>& event) {
       const bool own = is_own(pid_);
       const bool stops = own && stopped_ && signal != SIGCONT;
       resume(pid_, PTRACE_CONT, stops ? signal : 0);
-      if (!own) event = Event{Event::Kind::signal, signal};
-      return !own;
+      if (own) return false;
+      event = Event{Event::Kind::signal, signal};
+      if (stopped_ && (signal == SIGCONT || is_stop(signal))) {
+        // The kernel let it go on when somebody sent SIGCONT. A stop signal that came right behind
+        // took that out of the queue; but for the child there has to be something to stop.
+        stopped_ = false;
+        if (signal != SIGCONT) after_ = std::exchange(event, Event{Event::Kind::signal, SIGCONT});
+      }
+      return true;
     }
     case WaitStatus::Kind::interrupt_stop:
     case WaitStatus::Kind::syscall_stop:
@@ -92,7 +104,8 @@ bool Ghost::handle_stop(int raw_status, std::optional<Event>& event) {
 }
 
 std::optional<Ghost::Event> Ghost::next() {
-  std::optional<Event> event;
+  std::optional<Event> event = std::exchange(after_, std::nullopt);
+  if (event) return event;
   while (!gone_) {
     int status = 0;
     const pid_t got = ::waitpid(pid_, &status, __WALL | WNOHANG);
