@@ -16,6 +16,7 @@
 #include <cstring>
 #include <map>
 #include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "base/io.h"
@@ -72,6 +73,7 @@ class Attendance {
   std::map<uint32_t, uint64_t> inodes_;  ///< of what the child has, by stream
   std::map<uint32_t, int> terminals_;    ///< our ends, by stream
   int pause_ms_ = 1;                     ///< before the next look for readers
+  bool stop_key_ = false;                ///< stopped the child, in the kernel's place
   bool ended_ = false;
   bool connected_ = true;
 };
@@ -154,6 +156,11 @@ void Attendance::hear_child() {
 }
 
 void Attendance::note(int wait_status) {
+  // What the key does to a process of the terminal's own.
+  if (std::exchange(stop_key_, false) && WIFSTOPPED(wait_status) &&
+      WSTOPSIG(wait_status) == SIGSTOP) {
+    wait_status = W_STOPCODE(SIGTSTP);
+  }
   if (ended_) return;
   ended_ = WIFEXITED(wait_status) || WIFSIGNALED(wait_status);
   if (ended_) {
@@ -206,7 +213,9 @@ void Attendance::notice_keys(std::span<const std::byte> relayed) {
   const auto keys = relayed.subspan(kRelayHeadSize);
   const auto stop = static_cast<std::byte>(modes.c_cc[VSUSP]);
   if ((modes.c_lflag & ISIG) == 0 || std::ranges::find(keys, stop) == keys.end()) return;
-  if (has_default_action(child_.pid, SIGTSTP)) pass_signal(SIGTSTP);
+  if (!has_default_action(child_.pid, SIGTSTP)) return;
+  stop_key_ = true;
+  pass_signal(SIGTSTP);
 }
 
 void Attendance::lose(const std::string& why) {
