@@ -18,9 +18,11 @@ namespace {
 
 using net::FrameType;
 
-constexpr uint64_t kWindow = 256u << 10;      // of one stream, on its way
-constexpr size_t kPiece = 64u << 10;          // of one frame
-constexpr size_t kQueued = 512u << 10;        // in all, before sources wait for the connection
+constexpr uint64_t kWindow = 256u << 10;  // of one stream, on its way
+constexpr size_t kPiece = 64u << 10;      // of one frame
+constexpr size_t kQueued = 512u << 10;    // in all, before sources wait for the connection
+constexpr uint64_t kLastWords = 1u
+                                << 20;  // what a pipe holds: sent at its writer's end in any case
 constexpr uint64_t kReportEvery = 64u << 10;  // bytes
 
 struct RelayHead {
@@ -168,7 +170,9 @@ void Relays::take(FrameType type, std::span<const std::byte> body) {
       if (head.position != stream.received || stream.ended) refuse(type, "bytes are missing");
       stream.received += bytes.size();
       if (!stream.sink) break;  // the other side has been told
-      if (stream.received - stream.written > kWindow + kPiece) refuse(type, "it is too much");
+      if (stream.received - stream.written > kWindow + kPiece + kLastWords) {
+        refuse(type, "it is too much");
+      }
       stream.pending.insert(stream.pending.end(), bytes.begin(), bytes.end());
       write_sink(head.stream, stream);
       break;
