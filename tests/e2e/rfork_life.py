@@ -91,7 +91,24 @@ def stopped_while_writing(world):
     program.wait().expect(0, out="ended exit:0 sigchld=")
 
 
-CASES = {"parent-dies": parent_dies, "daemon-killed": daemon_killed, "stopped-while-writing": stopped_while_writing}
+def last_words(world):
+    """A child ends when every buffer on the way is full, because nobody reads: nothing of it is lost."""
+    daemon = harness.Daemon(world, None)
+    # Into the pipe here and a little more; then so that the window (256 KiB) isn't closed before the last piece of
+    # 64 KiB; and as much as the child's own pipe holds.
+    for bursts in ((80_000, 50_000, 5 * 65_536), (65_536 * 10 // 2,), (1, 65_000, 4 * 65_536)):
+        program, _ = start(world, daemon, child="bursts:" + ",".join(map(str, bursts)))
+        wait_until(lambda: not daemon.living(), f"a child that wrote {bursts} ends before it is read")
+        got = b""
+        while part := os.read(program.popen.stderr.fileno(), 65536):
+            got += part
+        size = sum(bursts)
+        alphabet = b"abcdefghijklmnopqrstuvwxyz"
+        expect(got == (alphabet * (size // 26 + 1))[:size], f"{len(got)} bytes of {size}: ... {got[-200:]}")
+        program.wait().expect(0, out="ended exit:0 sigchld=1 left=0\n")
+
+
+CASES = {"last-words": last_words, "parent-dies": parent_dies, "daemon-killed": daemon_killed, "stopped-while-writing": stopped_while_writing}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")

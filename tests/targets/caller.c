@@ -3,7 +3,7 @@
  *   key=FILE limit=MS port=N    options of the call
  *   nproc=N                     RLIMIT_NPROC before it; a number that is smaller than what runs:
  * nothing more memory=MIB                  touched before the call, and checked in the child
- *   child=exit:N | pause | lines:N | until:FILE | memory     what the child does
+ *   child=exit:N | pause | lines:N | bursts:N,N... | until:FILE | memory     what the child does
  *
  * Says "failed errno=N ms=N sigchld=N left=N: sentence", or "child PID" and, when that has ended,
  * "ended exit:N|signal:N sigchld=N left=N". Ends with 0 in both cases. */
@@ -38,9 +38,22 @@ static int work(const char* what) {
   size_t i;
   if (strncmp(what, "exit", 4) == 0) return atoi(number + 1);
   if (strncmp(what, "lines", 5) == 0) { /* to where the parent writes nothing */
-    FILE *out = fdopen(STDERR_FILENO, "w");
+    FILE* out = fdopen(STDERR_FILENO, "w");
     for (i = 0; i < (size_t)atoi(number + 1); ++i) fprintf(out, "line %zu\n", i);
     return fclose(out) == 0 ? 0 : 1;
+  }
+  if (strncmp(what, "bursts", 6) == 0) { /* each in one write, and time to be passed on between */
+    static char letters[1 << 20];
+    size_t at = 0;
+    for (i = 0; i < sizeof letters; ++i) letters[i] = (char)('a' + i % 26);
+    for (;;) {
+      const size_t size = (size_t)atoi(number + 1);
+      if (write(STDERR_FILENO, letters + at, size) != (ssize_t)size) return 1;
+      at += size;
+      number = strchr(number + 1, ',');
+      if (number == NULL) return 0;
+      usleep(100000);
+    }
   }
   if (strncmp(what, "until", 5) == 0) {
     while (access(number + 1, F_OK) != 0) usleep(5000);
