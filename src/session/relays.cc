@@ -1,10 +1,14 @@
 #include "session/relays.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -25,6 +29,9 @@ constexpr uint64_t kLastWords = 1u
                                 << 20;  // what a pipe holds: sent at its writer's end in any case
 constexpr uint64_t kReportEvery = 64u << 10;  // bytes
 
+constexpr size_t kPipePage = 4096;
+constexpr size_t kTerminalRoom = 256;
+
 struct RelayHead {
   uint32_t stream = 0;
   uint64_t position = 0;
@@ -40,6 +47,44 @@ std::array<std::byte, kRelayHeadSize> encode_head(uint32_t stream, uint64_t posi
 [[noreturn]] void refuse(FrameType type, std::string_view why) {
   throw Refusal(Failure::connection_lost,
                 fmt::format("{} makes no sense: {}", net::name_of(type), why));
+}
+
+/// How much can be written without waiting to what poll(2) calls ready. A description that could
+/// not be opened again, because it is another user's, is as blocking as it was, and whoever waits
+/// in write(2) hears no signal for the child.
+size_t at_once(int fd, bool socket) {
+  struct stat status {};
+  const int flags = ::fcntl(fd, F_GETFL);
+  if (socket || flags < 0 || (flags & O_NONBLOCK) != 0 || ::fstat(fd, &status) != 0) return 0;
+  if (S_ISFIFO(status.st_mode)) return kPipePage;
+  return S_ISCHR(status.st_mode) ? kTerminalRoom : 0;
+}
+
+/// As write(2) to what is non-blocking. `at_once` as above; 0: it is.
+ssize_t write_now(int fd, std::span<const std::byte> bytes, size_t at_once) {
+  if (at_once == 0) return ::write(fd, bytes.data(), bytes.size());
+  iovec vector{const_cast<std::byte*>(bytes.data()), bytes.size()};
+  const ssize_t n = ::pwritev2(fd, &vector, 1, -1, RWF_NOWAIT);  // of pipes: since Linux 6.4
+  if (n >= 0 || (errno != EOPNOTSUPP && errno != EINVAL)) return n;
+  pollfd ready{fd, POLLOUT, 0};
+  if (::poll(&ready, 1, 0) == 0) {
+    errno = EAGAIN;
+    return -1;
+  }
+  return ::write(fd, bytes.data(), std::min(bytes.size(), at_once));
+}
+
+ssize_t read_now(int fd, std::span<std::byte> bytes, size_t at_once) {
+  if (at_once == 0) return ::read(fd, bytes.data(), bytes.size());
+  iovec vector{bytes.data(), bytes.size()};
+  const ssize_t n = ::preadv2(fd, &vector, 1, -1, RWF_NOWAIT);
+  if (n >= 0 || (errno != EOPNOTSUPP && errno != EINVAL)) return n;
+  pollfd ready{fd, POLLIN, 0};
+  if (::poll(&ready, 1, 0) == 0) {
+    errno = EAGAIN;
+    return -1;
+  }
+  return ::read(fd, bytes.data(), bytes.size());
 }
 
 RelayHead decode_head(FrameType type, std::span<const std::byte> body) {
@@ -59,6 +104,7 @@ void Relays::add(uint32_t id, UniqueFd fd, bool source, bool sink, bool socket, 
   stream.sink = sink;
   stream.socket = socket;
   stream.on_demand = reading == Reading::on_demand;
+  stream.at_once = at_once(stream.fd.get(), socket);
 }
 
 bool Relays::may_read(const Stream& stream) const {
@@ -104,7 +150,7 @@ void Relays::read_source(uint32_t id, Stream& stream) {
   std::array<std::byte, kPiece> bytes;
   const ssize_t n = stream.socket
                         ? ::recv(stream.fd.get(), bytes.data(), bytes.size(), MSG_DONTWAIT)
-                        : ::read(stream.fd.get(), bytes.data(), bytes.size());
+                        : read_now(stream.fd.get(), bytes, stream.at_once);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
   // A terminal whose other end has gone gives EIO, a socket that was reset ECONNRESET.
   if (n <= 0) return end_source(id, stream);
@@ -124,7 +170,7 @@ void Relays::write_sink(uint32_t id, Stream& stream) {
     const auto rest = std::span(stream.pending).subspan(stream.pending_at);
     const ssize_t n = stream.socket ? ::send(stream.fd.get(), rest.data(), rest.size(),
                                              MSG_DONTWAIT | MSG_NOSIGNAL)
-                                    : ::write(stream.fd.get(), rest.data(), rest.size());
+                                    : write_now(stream.fd.get(), rest, stream.at_once);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) break;
     if (n < 0) return break_sink(id, stream);
     stream.pending_at += static_cast<size_t>(n);

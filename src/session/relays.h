@@ -63,6 +63,7 @@ class Relays {
   struct Stream {
     UniqueFd fd;
     bool socket = false;
+    size_t at_once = 0;  ///< bytes that a blocking `fd` takes when it is ready; 0: it doesn't block
     // From here to there.
     bool source = false;
     bool on_demand = false;  ///< nobody has been seen to read it
