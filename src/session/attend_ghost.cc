@@ -94,7 +94,7 @@ void Attendance::run() {
   std::vector<pollfd> polls;
   hear_child();  // what came together with RUNNING is read already, and poll(2) knows nothing of it
   while (connected_ || relays_.has_undelivered()) {
-    if (end_ && !ghost_.gone() && !relays_.has_undelivered()) end_ghost();
+    if (end_ && !ghost_.gone() && !relays_.terminal_is_behind()) end_ghost();
     if (ghost_.gone() && end_ && relays_.all_closed()) return;
     polls.clear();
     polls.push_back({signals_.get(), POLLIN, 0});

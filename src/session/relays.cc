@@ -104,6 +104,7 @@ void Relays::add(uint32_t id, UniqueFd fd, bool source, bool sink, bool socket, 
   stream.sink = sink;
   stream.socket = socket;
   stream.on_demand = reading == Reading::on_demand;
+  stream.terminal = ::isatty(stream.fd.get()) == 1;
   stream.at_once = at_once(stream.fd.get(), socket);
 }
 
@@ -290,6 +291,13 @@ void Relays::want(uint32_t id) {
 bool Relays::has_undelivered() const {
   for (const auto& [id, stream] : streams_) {
     if (stream.sink && stream.pending_at < stream.pending.size()) return true;
+  }
+  return false;
+}
+
+bool Relays::terminal_is_behind() const {
+  for (const auto& [id, stream] : streams_) {
+    if (stream.terminal && stream.sink && stream.pending_at < stream.pending.size()) return true;
   }
   return false;
 }
