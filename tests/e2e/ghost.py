@@ -177,6 +177,29 @@ for i in range(4000):
     expect(moved.process.wait(20) == 0, "exit status")
 
 
+def unread(world):
+    """Nobody reads what it writes: it stops and ends all the same when it is told to; the rest can be read later."""
+    program = r'''
+import os
+print("ready", flush=True)
+i = 0
+while True:
+    os.write(1, b"%07d\n" % i)
+    i += 1
+'''
+    moved = Moved(world, program).move()
+    process = moved.process
+    time.sleep(0.5)    # every buffer on the way is full by now
+    process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: os.waitpid(process.pid, os.WUNTRACED | os.WNOHANG)[0], "it stops", 5)
+    process.send_signal(signal.SIGCONT)
+    wait_until(lambda: os.waitpid(process.pid, os.WCONTINUED | os.WNOHANG)[0], "it goes on", 5)
+    process.send_signal(signal.SIGTERM)
+    expect(process.wait(5) == -signal.SIGTERM, f"its end: {process.returncode}")
+    lines = process.stdout.read().splitlines()
+    expect(len(lines) > 40_000 and lines == [f"{i:07d}" for i in range(len(lines))], f"{len(lines)} lines, and not those")
+
+
 def sockets(world):
     """A socket pair to its parent, both ways, with a half close; what was buffered at the capture is there."""
     program = r'''
@@ -356,7 +379,7 @@ def group(world):
     shell.ends(0, "term\n143\n")
 
 
-CASES = {"moved-stopped": moved_stopped, "codes": codes, "timeout": timeout, "nohup": nohup, "group": group,
+CASES = {"unread": unread, "moved-stopped": moved_stopped, "codes": codes, "timeout": timeout, "nohup": nohup, "group": group,
          "stdio": stdio, "ends": ends, "signals": signals, "killed": killed, "light": light, "broken": broken,
          "slow-reader": slow_reader, "sockets": sockets, "lost": lost}
 
