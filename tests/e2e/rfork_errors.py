@@ -10,6 +10,7 @@ import os
 import random
 import re
 import socket
+import subprocess
 import sys
 import threading
 
@@ -133,10 +134,10 @@ def silent(world):
     threads = []
     wrong = []
 
-    def try_one(address, key):
+    def try_one(address, key, **options):
         try:
             limit = 700
-            said = Caller(world, key).run(address, limit=limit)
+            said = Caller(world, key).run(address, limit=limit, **options)
             failure = Failure(said)
             if failure.errno != errno.ETIMEDOUT or not limit <= failure.ms <= limit + LATE_MS or failure.sigchld \
                     or failure.left or address not in failure.sentence or str(limit) not in failure.sentence:
@@ -150,8 +151,12 @@ def silent(world):
     for daemon, way, at in stops:
         proxies.append(Proxy(daemon.address, freeze=True, **{way: at}))
         places.append((proxies[-1].address, daemon.key))
+    # More than a connection holds on its way: the writer waits.
+    proxies.append(Proxy(stops[0][0].address, freeze=True, up=1 << 20))
+    places.append((proxies[-1].address, None, 60))
     for first in range(0, len(places), 4):
-        threads = [threading.Thread(target=try_one, args=place) for place in places[first:first + 4]]
+        threads = [threading.Thread(target=try_one, args=place[:2], kwargs={"memory": (*place, 0)[2]})
+                   for place in places[first:first + 4]]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -171,6 +176,20 @@ def unreachable(world):
     expect(300 <= failure.ms <= 300 + LATE_MS, f"not within the limit: {failure.said}")
     caller.fails("192.0.2.7:7411", errno.EHOSTUNREACH, "192.0.2.7:7411")
     caller.fails("198.51.100.1:7411", errno.EHOSTUNREACH, "198.51.100.1:7411", "unreachable")
+
+
+def resolver(world):
+    """A name server that answers nothing."""
+    here, there = world.two_hosts()
+    (world.folder / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+    subprocess.run(["mount", "--bind", world.folder / "resolv.conf", "/etc/resolv.conf"], check=True)
+    deaf = "import socket,time\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.bind(('127.0.0.1',53))\n" \
+           "print('up',flush=True)\ntime.sleep(60)"
+    server = subprocess.Popen([*here.enter, "/usr/bin/python3", "-c", deaf], stdout=subprocess.PIPE)
+    expect(server.stdout.readline() == b"up\n", "the name server")
+    failure = Caller(world, host=here).fails("host-c.example", errno.ETIMEDOUT, "host-c.example", "400", limit=400)
+    expect(400 <= failure.ms <= 400 + LATE_MS, f"not within the limit: {failure.said}")
+    server.kill()
 
 
 def broken(world):
@@ -237,7 +256,7 @@ def memory(world):
     expect(not daemon.settled(), "a child runs")
 
 
-CASES = {"memory": memory, "arguments": arguments, "tracer": tracer, "keys": keys, "silent": silent, "unreachable": unreachable,
+CASES = {"memory": memory, "arguments": arguments, "tracer": tracer, "keys": keys, "silent": silent, "unreachable": unreachable, "resolver": resolver,
          "broken": broken, "refused": refused, "processes": processes_limit}
 
 if __name__ == "__main__":
