@@ -233,7 +233,11 @@ static void test_crowd(void) {
       if (children[i] != 0) continue;
       children[i] = rfork(host);
       EXPECT(children[i] >= 0);
-      if (children[i] == 0) exit(made);
+      if (children[i] == 0) {
+        struct timespec pause_ns = {0, 40000000L * (made % AT_A_TIME)}; /* so that some live at the same time */
+        nanosleep(&pause_ns, NULL);
+        exit(made);
+      }
       numbers[i] = made++;
     }
     {
