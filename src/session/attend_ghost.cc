@@ -30,6 +30,9 @@ using tracer::Ghost;
 
 constexpr int kLost = 255;  // exit status of a ghost that has lost its child, as ssh(1)'s
 
+/// Nobody is told that a process which runs has come into the foreground.
+constexpr int kForegroundPauseMs = 300;
+
 /// A last word; nobody may be there to read it.
 void say(int fd, const std::string& line) {
   if (fd < 0) return;
@@ -60,6 +63,7 @@ class Attendance {
   Relays relays_;
   uint32_t terminal_id_ = 0;  ///< of the stream
   std::optional<OriginTerminal> terminal_;
+  bool waits_for_terminal_ = false;  ///< it runs in the background
   int asked_to_stop_ = SIGSTOP;
   std::optional<int> end_;  ///< of the child, as wait(2) tells
   bool connected_ = true;
@@ -87,7 +91,9 @@ Attendance::Attendance(net::Link& link, const AttendedGhost& ghost, std::vector<
 void Attendance::use_terminal(bool ours) {
   if (!terminal_) return;
   if (!ours) terminal_->give_back();
-  relays_.hold(terminal_id_, !ours || !terminal_->take());
+  const bool taken = ours && terminal_->take();
+  relays_.hold(terminal_id_, !taken);
+  waits_for_terminal_ = ours && !taken;
 }
 
 void Attendance::run() {
@@ -104,7 +110,9 @@ void Attendance::run() {
       polls.push_back({link_.output(), writes, 0});
     }
     relays_.add_polls(polls);
-    if (::poll(polls.data(), polls.size(), -1) < 0 && errno != EINTR) throw_errno("poll");
+    const int pause_ms = waits_for_terminal_ ? kForegroundPauseMs : -1;
+    if (::poll(polls.data(), polls.size(), pause_ms) < 0 && errno != EINTR) throw_errno("poll");
+    if (waits_for_terminal_) use_terminal(true);
     if (polls[0].revents != 0) hear_ghost();
     relays_.handle(polls);
     if (connected_ && polls[1].revents != 0) hear_child();
