@@ -287,6 +287,20 @@ def codes(world):
         pass
 
 
+def hasty(world):
+    """Stopped and let go on again at any moment of the stop's way there and back: at the end it runs."""
+    moved = Moved(world).move()
+    pid = moved.process.pid
+    for i in range(120):
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(i % 60 * 0.00005)
+        os.kill(pid, signal.SIGCONT)
+        if i % 4 == 3:
+            expect(moved.ask(f"{i}") == f"out {i}", f"after {i}")
+    moved.process.send_signal(signal.SIGTERM)
+    expect(moved.process.wait(10) == -signal.SIGTERM, "its end")
+
+
 def moved_stopped(world):
     """One that is stopped when it is moved stays so until somebody lets it go on."""
     moved = Moved(world)
@@ -379,7 +393,7 @@ def group(world):
     shell.ends(0, "term\n143\n")
 
 
-CASES = {"unread": unread, "moved-stopped": moved_stopped, "codes": codes, "timeout": timeout, "nohup": nohup, "group": group,
+CASES = {"hasty": hasty, "unread": unread, "moved-stopped": moved_stopped, "codes": codes, "timeout": timeout, "nohup": nohup, "group": group,
          "stdio": stdio, "ends": ends, "signals": signals, "killed": killed, "light": light, "broken": broken,
          "slow-reader": slow_reader, "sockets": sockets, "lost": lost}
 

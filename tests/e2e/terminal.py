@@ -64,6 +64,15 @@ print("line", repr(line), flush=True)
 '''
 
 
+# In the background at first: it reads nothing until it is told to.
+LATER = r'''
+import os, sys, time
+print("program", os.getpid(), flush=True)
+while not os.path.exists("go"): time.sleep(0.01)
+for line in sys.stdin: print("later", repr(line), flush=True)
+'''
+
+
 class Screen:
     """bash on a terminal of its own on the first of two hosts; a program in it can be moved to the second."""
 
@@ -72,6 +81,7 @@ class Screen:
         self.here, self.there = world.two_hosts()
         self.daemon = harness.Daemon(world, self.there)
         (world.folder / "lines.py").write_text(LINES)
+        (world.folder / "later.py").write_text(LATER)
         (world.folder / "keys.py").write_text(KEYS)
         self.master, slave = pty.openpty()
         self.resize(24, 80)
@@ -231,7 +241,34 @@ def raw(world):
     screen.finish()
 
 
-CASES = {"lines": lines, "window": window, "job-control": job_control, "raw": raw}
+def background(world):
+    """A job that runs in the background when it is moved leaves the terminal to the shell, until it is fetched by fg."""
+    screen = Screen(world)
+    before = screen.modes()
+    screen.run("later.py", "&")
+    screen.type("echo still $((6 * 7))\n")
+    screen.expect(r"still 42\r\n")
+    expect(screen.modes() == before, "the modes have changed")
+    screen.type("fg\n")
+    screen.expect(r"later.py\r\n")
+    world.go()
+    screen.type("hello\n")
+    screen.expect(r"later 'hello\\n'\r\n")
+    screen.type("\x1a")
+    screen.expect("Stopped")
+    screen.type("bg; echo $?\n")
+    screen.expect(r"\r\n0\r\n")
+    screen.type("fg\n")
+    screen.expect(r"later.py\r\n")
+    screen.type("again\n")
+    screen.expect(r"later 'again\\n'\r\n")
+    screen.type("\x04")
+    screen.status(0)
+    expect(screen.modes() == before, f"modes: {screen.modes()}, not {before}")
+    screen.finish()
+
+
+CASES = {"background": background, "lines": lines, "window": window, "job-control": job_control, "raw": raw}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")
