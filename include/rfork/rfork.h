@@ -170,6 +170,13 @@ static RFORK_UNUSED void rfork_say_host(struct rfork_call* call, const char* hos
   rfork_say(call, room);
 }
 
+/* In place of rfork-trace's answer: why it doesn't run. */
+static RFORK_UNUSED void rfork_say_no_trace(const struct rfork_call* call, int32_t error,
+                                            int32_t why) {
+  const int32_t report[2] = {error, why};
+  if (write(call->report[1], report, sizeof report) < 0) return; /* nobody reads it any more */
+}
+
 /* Starts rfork-trace as nobody's child: who waits for its own children must not meet it. Only what
  * is safe in the child of a vfork() is done there. */
 static RFORK_UNUSED void rfork_start(struct rfork_call* call) {
@@ -178,18 +185,17 @@ static RFORK_UNUSED void rfork_start(struct rfork_call* call) {
   prctl(0x59616d61 /* PR_SET_PTRACER */, -1L, 0L, 0L, 0L);
   between = vfork();
   if (between == 0) {
-    if (vfork() == 0) {
-      struct rfork_report* failed = (struct rfork_report*)0;
-      int32_t error;
+    const pid_t trace = vfork();
+    if (trace == 0) {
       fcntl(call->report[1], F_SETFD, 0);
       execvp(call->program, call->argv);
-      (void)failed;
-      error = errno == ENOENT ? ENOSYS : errno;
-      if (write(call->report[1], &error, sizeof error) < 0) _exit(126);
+      rfork_say_no_trace(call, ENOSYS, errno);
       _exit(127);
     }
+    if (trace < 0) rfork_say_no_trace(call, errno, errno);
     _exit(0);
   }
+  if (between < 0) rfork_say_no_trace(call, errno, errno);
   if (between > 0) rfork_reap(between);
   close(call->report[1]);
 }
@@ -208,8 +214,13 @@ static RFORK_UNUSED int rfork_hear(struct rfork_call* call) {
   }
   if (call->role != 0) return 0;
   close(call->report[0]);
-  if (got == sizeof report.error && report.error == ENOSYS) {
-    return rfork_fail(ENOSYS, "rfork-trace isn't there: name it in RFORK_TRACE, or put it in PATH");
+  if (got == 2 * sizeof report.error) {
+    char text[300];
+    int32_t why;
+    memcpy(&why, report.text, sizeof why);
+    snprintf(text, sizeof text, "%.200s can't be run: %s%s", call->program, strerror(why),
+             report.error == ENOSYS ? "; name rfork-trace in RFORK_TRACE, or put it in PATH" : "");
+    return rfork_fail(report.error, text);
   }
   if (got < sizeof report.error) return rfork_fail(EIO, "rfork-trace ended without a word");
   report.text[sizeof report.text - 1] = 0;

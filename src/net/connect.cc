@@ -1,6 +1,7 @@
 #include "net/connect.h"
 
 #include <fmt/format.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -12,7 +13,14 @@
 #include <asio/steady_timer.hpp>
 #include <asio/this_coro.hpp>
 #include <asio/use_awaitable.hpp>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
 #include <exception>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -31,6 +39,48 @@ constexpr auto kAsTuple = asio::experimental::as_tuple(asio::use_awaitable);
                 advice);
 }
 
+/// getaddrinfo(3) can't be interrupted, and asio's resolver waits for it when it is destroyed: for
+/// ten seconds where a name server says nothing. So it has a thread that nobody waits for.
+struct LookUp {
+  std::atomic<bool> done = false;
+  std::string failure;
+  std::vector<tcp::endpoint> endpoints;
+};
+
+void look_up_now(LookUp& found, const Address& address) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_ADDRCONFIG;
+  addrinfo* list = nullptr;
+  const int error = ::getaddrinfo(address.host.c_str(), nullptr, &hints, &list);
+  if (error != 0)
+    found.failure = error == EAI_SYSTEM ? std::strerror(errno) : ::gai_strerror(error);
+  for (const addrinfo* entry = list; entry != nullptr; entry = entry->ai_next) {
+    tcp::endpoint endpoint;
+    if (entry->ai_addrlen > endpoint.capacity()) continue;
+    std::memcpy(endpoint.data(), entry->ai_addr, entry->ai_addrlen);
+    endpoint.resize(entry->ai_addrlen);
+    endpoint.port(address.port);
+    found.endpoints.push_back(endpoint);
+  }
+  if (list != nullptr) ::freeaddrinfo(list);
+  found.done = true;
+}
+
+asio::awaitable<std::vector<tcp::endpoint>> look_up(Address address) {
+  const auto found = std::make_shared<LookUp>();
+  std::thread([found, address] { look_up_now(*found, address); }).detach();
+  asio::steady_timer timer(co_await asio::this_coro::executor);
+  while (!found->done) {
+    timer.expires_after(std::chrono::milliseconds(2));
+    co_await timer.async_wait(asio::use_awaitable);  // throws when it is cancelled
+  }
+  if (!found->failure.empty()) {
+    throw Refusal(Failure::connection_lost, fmt::format("{}: {}", address.text(), found->failure));
+  }
+  co_return found->endpoints;
+}
+
 asio::awaitable<UniqueFd> connect_unbounded(Address address) {
   const auto executor = co_await asio::this_coro::executor;
   tcp::socket socket(executor);
@@ -40,10 +90,7 @@ asio::awaitable<UniqueFd> connect_unbounded(Address address) {
     const auto [error] = co_await socket.async_connect({number, address.port}, kAsTuple);
     if (error) fail(address, error);
   } else {
-    tcp::resolver resolver(executor);
-    const auto [unknown, endpoints] = co_await resolver.async_resolve(
-        address.host, std::to_string(address.port), tcp::resolver::numeric_service, kAsTuple);
-    if (unknown) fail(address, unknown);
+    const auto endpoints = co_await look_up(address);
     const auto [error, endpoint] = co_await asio::async_connect(socket, endpoints, kAsTuple);
     if (error) fail(address, error);
   }

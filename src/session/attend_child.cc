@@ -17,6 +17,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "base/io.h"
@@ -80,6 +81,7 @@ class Attendance {
   std::map<uint32_t, uint64_t> inodes_;  ///< of what the child has, by stream
   std::map<uint32_t, int> terminals_;    ///< our ends, by stream
   int pause_ms_ = 1;                     ///< before the next look for readers
+  bool stop_key_ = false;                ///< stopped the child, in the kernel's place
   bool ended_ = false;
   std::optional<AgentDoor> door_;
   std::unique_ptr<net::Link> link_;  ///< in the place of the worker's own, which was lost
@@ -213,6 +215,11 @@ void Attendance::hear_child() {
 }
 
 void Attendance::note(int wait_status) {
+  // What the key does to a process of the terminal's own.
+  if (std::exchange(stop_key_, false) && WIFSTOPPED(wait_status) &&
+      WSTOPSIG(wait_status) == SIGSTOP) {
+    wait_status = W_STOPCODE(SIGTSTP);
+  }
   if (ended_) return;
   ended_ = WIFEXITED(wait_status) || WIFSIGNALED(wait_status);
   if (ended_) {
@@ -254,7 +261,9 @@ void Attendance::notice_keys(std::span<const std::byte> relayed) {
   const auto keys = relayed.subspan(kRelayHeadSize);
   const auto stop = static_cast<std::byte>(modes.c_cc[VSUSP]);
   if ((modes.c_lflag & ISIG) == 0 || std::ranges::find(keys, stop) == keys.end()) return;
-  if (has_default_action(child_.pid, SIGTSTP)) pass_signal(SIGTSTP);
+  if (!has_default_action(child_.pid, SIGTSTP)) return;
+  stop_key_ = true;
+  pass_signal(SIGTSTP);
 }
 
 void Attendance::lose(const std::string& why) {

@@ -36,6 +36,9 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kFirstPause{50};  // between tries to connect again
 constexpr int kLost = 255;  // exit status of a ghost that has lost its child, as ssh(1)'s
 
+/// Nobody is told that a process which runs has come into the foreground.
+constexpr int kForegroundPauseMs = 300;
+
 /// A last word; nobody may be there to read it.
 void say(int fd, const std::string& line) {
   if (fd < 0) return;
@@ -101,6 +104,7 @@ class Attendance {
   Relays relays_;
   uint32_t terminal_id_ = 0;  ///< of the stream
   std::optional<OriginTerminal> terminal_;
+  bool waits_for_terminal_ = false;  ///< it runs in the background
   int asked_to_stop_ = SIGSTOP;
   std::optional<int> end_;           ///< of the child, as wait(2) tells
   std::unique_ptr<net::Link> link_;  ///< in the place of the first one, which was lost
@@ -130,14 +134,16 @@ Attendance::Attendance(net::Link& link, const AttendedGhost& ghost, std::vector<
 void Attendance::use_terminal(bool ours) {
   if (!terminal_) return;
   if (!ours) terminal_->give_back();
-  relays_.hold(terminal_id_, !ours || !terminal_->take());
+  const bool taken = ours && terminal_->take();
+  relays_.hold(terminal_id_, !taken);
+  waits_for_terminal_ = ours && !taken;
 }
 
 void Attendance::run() {
   std::vector<pollfd> polls;
   hear_child();  // what came together with RUNNING is read already, and poll(2) knows nothing of it
   while (!given_up_ || relays_.has_undelivered()) {
-    if (end_ && !ghost_.gone() && !relays_.has_undelivered()) end_ghost();
+    if (end_ && !ghost_.gone() && !relays_.terminal_is_behind()) end_ghost();
     if (ghost_.gone() && end_ && relays_.all_closed()) break;
     polls.clear();
     polls.push_back({signals_.get(), POLLIN, 0});
@@ -147,8 +153,9 @@ void Attendance::run() {
     relays_.add_polls(polls);
     const int events = ::poll(polls.data(), polls.size(), patience_ms());
     if (events < 0 && errno != EINTR) throw_errno("poll");
-    rests_ = rests_ && events == 0;
-    if (events == 0) rest();
+    if (events != 0) rests_ = false;
+    if (events == 0 && !rests_) rest();
+    if (waits_for_terminal_) use_terminal(true);
     if (polls[0].revents != 0) hear_ghost();
     relays_.handle(polls);
     if (connected_ && polls[1].revents != 0) hear_child();
@@ -162,6 +169,7 @@ void Attendance::run() {
 /// How long poll(2) may wait.
 int Attendance::patience_ms() const {
   constexpr int kUntilRest = 500;
+  if (waits_for_terminal_) return kForegroundPauseMs;
   if (connected_ || given_up_) return rests_ ? -1 : kUntilRest;
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(try_at_ - Clock::now());
   return static_cast<int>(std::max<int64_t>(0, left.count()));

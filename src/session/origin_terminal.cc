@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "base/error.h"
 #include "base/io.h"
 
 namespace rfork::session {
@@ -27,10 +28,15 @@ bool in_foreground(pid_t pid) {
 
 }  // namespace
 
+OriginTerminal::OriginTerminal(int fd, pid_t ghost)
+    : fd_(::fcntl(fd, F_DUPFD_CLOEXEC, 0)), ghost_(ghost) {
+  if (!fd_) throw_errno("fcntl(F_DUPFD_CLOEXEC)");
+}
+
 bool OriginTerminal::take() {
   if (before_) return true;
   termios2 modes{};
-  if (!in_foreground(ghost_) || ::ioctl(fd_, TCGETS2, &modes) != 0) return false;
+  if (!in_foreground(ghost_) || ::ioctl(fd_.get(), TCGETS2, &modes) != 0) return false;
   before_ = modes;
   // As cfmakeraw(3).
   modes.c_iflag &=
@@ -41,20 +47,20 @@ bool OriginTerminal::take() {
   modes.c_cflag |= CS8;
   modes.c_cc[VMIN] = 1;
   modes.c_cc[VTIME] = 0;
-  ::ioctl(fd_, TCSETS2, &modes);
+  ::ioctl(fd_.get(), TCSETS2, &modes);
   return true;
 }
 
 void OriginTerminal::give_back() {
   if (!before_) return;
-  ::ioctl(fd_, TCSETSW2, &*before_);
+  ::ioctl(fd_.get(), TCSETSW2, &*before_);
   before_.reset();
 }
 
 std::optional<uint64_t> OriginTerminal::window_size() const {
   winsize size{};
   static_assert(sizeof size == sizeof(uint64_t));
-  if (::ioctl(fd_, TIOCGWINSZ, &size) != 0) return std::nullopt;
+  if (::ioctl(fd_.get(), TIOCGWINSZ, &size) != 0) return std::nullopt;
   uint64_t packed;
   std::memcpy(&packed, &size, sizeof packed);
   return packed;

@@ -9,12 +9,15 @@
 #include <cstdint>
 #include <optional>
 
+#include "base/unique_fd.h"
+
 namespace rfork::session {
 
 class OriginTerminal {
  public:
-  /// Borrows `fd`. `ghost` is whom the terminal knows.
-  OriginTerminal(int fd, pid_t ghost) : fd_(fd), ghost_(ghost) {}
+  /// `fd` may be closed before this ends: its relay ends with the child, and then the terminal has
+  /// still to be given back. `ghost` is whom the terminal knows.
+  OriginTerminal(int fd, pid_t ghost);
   /// Gives it back.
   ~OriginTerminal() { give_back(); }
   OriginTerminal(const OriginTerminal&) = delete;
@@ -27,7 +30,7 @@ class OriginTerminal {
   std::optional<uint64_t> window_size() const;
 
  private:
-  int fd_;
+  UniqueFd fd_;
   pid_t ghost_;
   std::optional<termios2> before_;  ///< while it is ours
 };

@@ -1,10 +1,14 @@
 #include "session/relays.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -18,10 +22,15 @@ namespace {
 
 using net::FrameType;
 
-constexpr uint64_t kWindow = 256u << 10;      // of one stream, on its way
-constexpr size_t kPiece = 64u << 10;          // of one frame
-constexpr size_t kQueued = 512u << 10;        // in all, before sources wait for the connection
+constexpr uint64_t kWindow = 256u << 10;  // of one stream, on its way
+constexpr size_t kPiece = 64u << 10;      // of one frame
+constexpr size_t kQueued = 512u << 10;    // in all, before sources wait for the connection
+constexpr uint64_t kLastWords = 1u
+                                << 20;  // what a pipe holds: sent at its writer's end in any case
 constexpr uint64_t kReportEvery = 64u << 10;  // bytes
+
+constexpr size_t kPipePage = 4096;
+constexpr size_t kTerminalRoom = 256;
 
 struct RelayHead {
   uint32_t stream = 0;
@@ -38,6 +47,44 @@ std::array<std::byte, kRelayHeadSize> encode_head(uint32_t stream, uint64_t posi
 [[noreturn]] void refuse(FrameType type, std::string_view why) {
   throw Refusal(Failure::connection_lost,
                 fmt::format("{} makes no sense: {}", net::name_of(type), why));
+}
+
+/// How much can be written without waiting to what poll(2) calls ready. A description that could
+/// not be opened again, because it is another user's, is as blocking as it was, and whoever waits
+/// in write(2) hears no signal for the child.
+size_t at_once(int fd, bool socket) {
+  struct stat status {};
+  const int flags = ::fcntl(fd, F_GETFL);
+  if (socket || flags < 0 || (flags & O_NONBLOCK) != 0 || ::fstat(fd, &status) != 0) return 0;
+  if (S_ISFIFO(status.st_mode)) return kPipePage;
+  return S_ISCHR(status.st_mode) ? kTerminalRoom : 0;
+}
+
+/// As write(2) to what is non-blocking. `at_once` as above; 0: it is.
+ssize_t write_now(int fd, std::span<const std::byte> bytes, size_t at_once) {
+  if (at_once == 0) return ::write(fd, bytes.data(), bytes.size());
+  iovec vector{const_cast<std::byte*>(bytes.data()), bytes.size()};
+  const ssize_t n = ::pwritev2(fd, &vector, 1, -1, RWF_NOWAIT);  // of pipes: since Linux 6.4
+  if (n >= 0 || (errno != EOPNOTSUPP && errno != EINVAL)) return n;
+  pollfd ready{fd, POLLOUT, 0};
+  if (::poll(&ready, 1, 0) == 0) {
+    errno = EAGAIN;
+    return -1;
+  }
+  return ::write(fd, bytes.data(), std::min(bytes.size(), at_once));
+}
+
+ssize_t read_now(int fd, std::span<std::byte> bytes, size_t at_once) {
+  if (at_once == 0) return ::read(fd, bytes.data(), bytes.size());
+  iovec vector{bytes.data(), bytes.size()};
+  const ssize_t n = ::preadv2(fd, &vector, 1, -1, RWF_NOWAIT);
+  if (n >= 0 || (errno != EOPNOTSUPP && errno != EINVAL)) return n;
+  pollfd ready{fd, POLLIN, 0};
+  if (::poll(&ready, 1, 0) == 0) {
+    errno = EAGAIN;
+    return -1;
+  }
+  return ::read(fd, bytes.data(), bytes.size());
 }
 
 RelayHead decode_head(FrameType type, std::span<const std::byte> body) {
@@ -57,6 +104,8 @@ void Relays::add(uint32_t id, UniqueFd fd, bool source, bool sink, bool socket, 
   stream.sink = sink;
   stream.socket = socket;
   stream.on_demand = reading == Reading::on_demand;
+  stream.terminal = ::isatty(stream.fd.get()) == 1;
+  stream.at_once = at_once(stream.fd.get(), socket);
 }
 
 bool Relays::may_read(const Stream& stream) const {
@@ -102,7 +151,7 @@ void Relays::read_source(uint32_t id, Stream& stream) {
   std::array<std::byte, kPiece> bytes;
   const ssize_t n = stream.socket
                         ? ::recv(stream.fd.get(), bytes.data(), bytes.size(), MSG_DONTWAIT)
-                        : ::read(stream.fd.get(), bytes.data(), bytes.size());
+                        : read_now(stream.fd.get(), bytes, stream.at_once);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
   // A terminal whose other end has gone gives EIO, a socket that was reset ECONNRESET.
   if (n <= 0) return end_source(id, stream);
@@ -122,7 +171,7 @@ void Relays::write_sink(uint32_t id, Stream& stream) {
     const auto rest = std::span(stream.pending).subspan(stream.pending_at);
     const ssize_t n = stream.socket ? ::send(stream.fd.get(), rest.data(), rest.size(),
                                              MSG_DONTWAIT | MSG_NOSIGNAL)
-                                    : ::write(stream.fd.get(), rest.data(), rest.size());
+                                    : write_now(stream.fd.get(), rest, stream.at_once);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) break;
     if (n < 0) return break_sink(id, stream);
     stream.pending_at += static_cast<size_t>(n);
@@ -183,7 +232,9 @@ void Relays::take(FrameType type, std::span<const std::byte> body) {
       if (head.position != stream.received || stream.ended) refuse(type, "bytes are missing");
       stream.received += bytes.size();
       if (!stream.sink) break;  // the other side has been told
-      if (stream.received - stream.written > kWindow + kPiece) refuse(type, "it is too much");
+      if (stream.received - stream.written > kWindow + kPiece + kLastWords) {
+        refuse(type, "it is too much");
+      }
       stream.pending.insert(stream.pending.end(), bytes.begin(), bytes.end());
       write_sink(head.stream, stream);
       break;
@@ -255,6 +306,13 @@ void Relays::want(uint32_t id) {
 bool Relays::has_undelivered() const {
   for (const auto& [id, stream] : streams_) {
     if (stream.sink && stream.pending_at < stream.pending.size()) return true;
+  }
+  return false;
+}
+
+bool Relays::terminal_is_behind() const {
+  for (const auto& [id, stream] : streams_) {
+    if (stream.terminal && stream.sink && stream.pending_at < stream.pending.size()) return true;
   }
   return false;
 }

@@ -58,6 +58,8 @@ class Relays {
 
   /// Bytes that came and have not been written yet.
   bool has_undelivered() const;
+  /// Some of them for a terminal: what others write there later must stand behind them.
+  bool terminal_is_behind() const;
   /// No source and no sink is open any more.
   bool all_closed() const;
 
@@ -65,6 +67,8 @@ class Relays {
   struct Stream {
     UniqueFd fd;
     bool socket = false;
+    bool terminal = false;
+    size_t at_once = 0;  ///< bytes that a blocking `fd` takes when it is ready; 0: it doesn't block
     // From here to there.
     bool source = false;
     bool on_demand = false;  ///< nobody has been seen to read it

@@ -6,6 +6,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <system_error>
 
 #include "base/error.h"
 
@@ -33,8 +34,11 @@ int errno_of(const std::exception& error, const CallerStage& stage) {
   if (stage.out_of_time) return ETIMEDOUT;
   const auto* refusal = dynamic_cast<const Refusal*>(&error);
   if (refusal == nullptr) {
-    const auto* failed = dynamic_cast<const Error*>(&error);
-    return failed != nullptr ? failed->code().value() : EIO;
+    // Of the system, not of the resolver; std::thread's too, which no Error is.
+    const auto* failed = dynamic_cast<const std::system_error*>(&error);
+    const bool known = failed != nullptr && (failed->code().category() == std::system_category() ||
+                                             failed->code().category() == std::generic_category());
+    return known && failed->code().value() != 0 ? failed->code().value() : EIO;
   }
   switch (refusal->failure()) {
     case Failure::usage:

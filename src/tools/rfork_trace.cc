@@ -295,6 +295,13 @@ void work(const Arguments& arguments) {
   }
 }
 
+std::string why_no_child(const Arguments& arguments, const std::exception& error) {
+  if (!stage.out_of_time) return sentence_of(error);
+  return fmt::format("{}: it took longer than {} ms",
+                     arguments.host.empty() ? arguments.output : arguments.host,
+                     arguments.time_limit_ms);
+}
+
 /// The caller hears what became of it, and its terminal nothing.
 int work_for_caller(const Arguments& arguments) {
   const UniqueFd null = open_or_throw("/dev/null", O_WRONLY);
@@ -304,7 +311,7 @@ int work_for_caller(const Arguments& arguments) {
     report_to_caller(arguments.report, 0, "");
     return 0;
   } catch (const std::exception& error) {
-    report_to_caller(arguments.report, errno_of(error, stage), sentence_of(error));
+    report_to_caller(arguments.report, errno_of(error, stage), why_no_child(arguments, error));
     return 1;
   }
 }

@@ -8,6 +8,8 @@
 
 #include <cerrno>
 #include <csignal>
+#include <cstring>
+#include <utility>
 
 #include "base/error.h"
 #include "tracer/ptrace.h"
@@ -18,12 +20,30 @@ namespace rfork::tracer {
 namespace {
 
 constexpr uint64_t kSystemCallSize = 2;
+/// Brings a stop: a stop signal itself would take a SIGCONT that somebody has just sent out of the
+/// queue, and the child would never hear of it.
+const int kCarrier = SIGRTMAX;
 constexpr auto kPatience = std::chrono::seconds(5);
 
 bool is_own(pid_t tid) {
   siginfo_t info{};
   if (::ptrace(PTRACE_GETSIGINFO, tid, nullptr, &info) != 0) return false;
   return (info.si_code == SI_USER || info.si_code == SI_TKILL) && info.si_pid == ::getpid();
+}
+
+bool sigcont_is_pending(pid_t tid) {
+  for (const bool shared : {true, false}) {
+    for (const image::PendingSignal& pending : pending_signals(tid, shared)) {
+      siginfo_t info;
+      std::memcpy(&info, pending.data(), sizeof info);
+      if (info.si_signo == SIGCONT) return true;
+    }
+  }
+  return false;
+}
+
+bool is_stop(int signal) {
+  return signal == SIGSTOP || signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU;
 }
 
 }  // namespace
@@ -77,10 +97,19 @@ bool Ghost::handle_stop(int raw_status, std::optional<Event>& event) {
     case WaitStatus::Kind::signal_delivery_stop: {
       const int signal = status.signal();
       const bool own = is_own(pid_);
-      const bool stops = own && stopped_ && signal != SIGCONT;
-      resume(pid_, PTRACE_CONT, stops ? signal : 0);
-      if (!own) event = Event{Event::Kind::signal, signal};
-      return !own;
+      // SIGCONT may also come from now on: then the kernel doesn't stop it.
+      if (own && signal == kCarrier && sigcont_is_pending(pid_)) stopped_ = false;
+      const bool stops = own && stopped_ && signal == kCarrier;
+      resume(pid_, PTRACE_CONT, stops ? stop_signal_ : 0);
+      if (own) return false;
+      event = Event{Event::Kind::signal, signal};
+      if (stopped_ && (signal == SIGCONT || is_stop(signal))) {
+        // The kernel let it go on when somebody sent SIGCONT. A stop signal that came right behind
+        // took that out of the queue; but for the child there has to be something to stop.
+        stopped_ = false;
+        if (signal != SIGCONT) after_ = std::exchange(event, Event{Event::Kind::signal, SIGCONT});
+      }
+      return true;
     }
     case WaitStatus::Kind::interrupt_stop:
     case WaitStatus::Kind::syscall_stop:
@@ -92,7 +121,8 @@ bool Ghost::handle_stop(int raw_status, std::optional<Event>& event) {
 }
 
 std::optional<Ghost::Event> Ghost::next() {
-  std::optional<Event> event;
+  std::optional<Event> event = std::exchange(after_, std::nullopt);
+  if (event) return event;
   while (!gone_) {
     int status = 0;
     const pid_t got = ::waitpid(pid_, &status, __WALL | WNOHANG);
@@ -109,7 +139,8 @@ std::optional<Ghost::Event> Ghost::next() {
 void Ghost::stop(int signal) {
   if (gone_ || stopped_) return;
   stopped_ = true;
-  ::syscall(SYS_tgkill, pid_, pid_, signal);
+  stop_signal_ = signal;
+  ::syscall(SYS_tgkill, pid_, pid_, kCarrier);
 }
 
 void Ghost::go_on() {

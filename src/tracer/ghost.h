@@ -53,7 +53,9 @@ class Ghost {
   pid_t pid_;
   uint64_t system_call_ = 0;  ///< address of a syscall instruction
   bool gone_ = false;
-  bool stopped_ = false;
+  int stop_signal_ = 0;
+  bool stopped_ = false;        ///< by stop(), and nobody has sent SIGCONT since
+  std::optional<Event> after_;  ///< what next() gives next
 };
 
 }  // namespace rfork::tracer

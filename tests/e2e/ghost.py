@@ -192,6 +192,29 @@ for i in range(4000):
     expect(moved.process.wait(20) == 0, "exit status")
 
 
+def unread(world):
+    """Nobody reads what it writes: it stops and ends all the same when it is told to; the rest can be read later."""
+    program = r'''
+import os
+print("ready", flush=True)
+i = 0
+while True:
+    os.write(1, b"%07d\n" % i)
+    i += 1
+'''
+    moved = Moved(world, program).move()
+    process = moved.process
+    time.sleep(0.5)    # every buffer on the way is full by now
+    process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: os.waitpid(process.pid, os.WUNTRACED | os.WNOHANG)[0], "it stops", 5)
+    process.send_signal(signal.SIGCONT)
+    wait_until(lambda: os.waitpid(process.pid, os.WCONTINUED | os.WNOHANG)[0], "it goes on", 5)
+    process.send_signal(signal.SIGTERM)
+    expect(process.wait(5) == -signal.SIGTERM, f"its end: {process.returncode}")
+    lines = process.stdout.read().splitlines()
+    expect(len(lines) > 40_000 and lines == [f"{i:07d}" for i in range(len(lines))], f"{len(lines)} lines, and not those")
+
+
 def sockets(world):
     """A socket pair to its parent, both ways, with a half close; what was buffered at the capture is there."""
     program = r'''
@@ -243,6 +266,150 @@ while True: signal.pause()
     os.kill(wait_until(agent, "one worker stays"), signal.SIGKILL)
     expect(moved.process.wait(60) == 255, f"exit status {moved.process.returncode}")
     expect("connection" in moved.process.stderr.read(), "it says nothing")
+
+
+def codes(world):
+    """What SIGCHLD says of a ghost, once for each change, and waitid(2) that leaves it to be waited for."""
+    moved = Moved(world).move()
+    pid = moved.process.pid
+    signal.signal(signal.SIGCHLD, lambda *_: None)    # not ignored, so that it is queued while blocked
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+
+    def next_change():
+        info = signal.sigtimedwait([signal.SIGCHLD], 10)
+        expect(info is not None, "no SIGCHLD")
+        expect(info.si_pid == pid, f"SIGCHLD of another: {info}")
+        return info.si_code, info.si_status
+
+    def peeked(options, code, status):
+        for flags in (os.WNOWAIT, os.WNOWAIT, 0):
+            seen = os.waitid(os.P_PID, pid, options | flags)
+            expect((seen.si_pid, seen.si_code, seen.si_status) == (pid, code, status), f"waitid: {seen}")
+
+    for _ in range(3):
+        for number, code, status, options in ((signal.SIGSTOP, os.CLD_STOPPED, signal.SIGSTOP, os.WSTOPPED),
+                                              (signal.SIGCONT, os.CLD_CONTINUED, signal.SIGCONT, os.WCONTINUED)):
+            os.kill(pid, number)
+            expect(next_change() == (code, status), f"SIGCHLD after {number}")
+            peeked(options, code, status)
+    os.kill(pid, signal.SIGUSR1)    # handled there; nothing for its parent
+    expect(moved.process.stdout.readline() == "usr1\n", "a handler there")
+    moved.process.stdin.write("exit 9\n")
+    moved.process.stdin.flush()
+    expect(next_change() == (os.CLD_EXITED, 9), "SIGCHLD of its end")
+    peeked(os.WEXITED, os.CLD_EXITED, 9)
+    expect(signal.sigtimedwait([signal.SIGCHLD], 0.2) is None, "one SIGCHLD too many")
+    try:
+        os.waitpid(pid, os.WNOHANG)
+        raise harness.Failed("it can be waited for twice")
+    except ChildProcessError:
+        pass
+
+
+def hasty(world):
+    """Stopped and let go on again at any moment of the stop's way there and back: at the end it runs."""
+    moved = Moved(world).move()
+    pid = moved.process.pid
+    for i in range(120):
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(i % 60 * 0.00005)
+        os.kill(pid, signal.SIGCONT)
+        if i % 4 == 3:
+            expect(moved.ask(f"{i}") == f"out {i}", f"after {i}")
+    moved.process.send_signal(signal.SIGTERM)
+    expect(moved.process.wait(10) == -signal.SIGTERM, "its end")
+
+
+def moved_stopped(world):
+    """One that is stopped when it is moved stays so until somebody lets it go on."""
+    moved = Moved(world)
+    moved.process.send_signal(signal.SIGSTOP)
+    expect(os.WIFSTOPPED(os.waitpid(moved.process.pid, os.WUNTRACED)[1]), "it doesn't stop")
+    moved.move()
+    expect(moved.state() == "stopped", f"there: {moved.state()}")
+    wait_until(lambda: "stop" in harness_status(moved.process.pid, "State"), "the ghost is stopped")
+    moved.process.send_signal(signal.SIGCONT)
+    expect(os.WIFCONTINUED(os.waitpid(moved.process.pid, os.WCONTINUED)[1]), "it doesn't go on")
+    expect(moved.ask("on") == "out on", "what it says")
+    moved.process.send_signal(signal.SIGSTOP)
+    expect(os.WIFSTOPPED(os.waitpid(moved.process.pid, os.WUNTRACED)[1]), "it doesn't stop again")
+    moved.process.send_signal(signal.SIGCONT)
+    moved.ask("exit 4")
+    expect(moved.process.wait(20) == 4, "exit status")
+
+
+# A shell's child that is moved; the shell waits. It says its pid, and what it gets.
+SHELL_CHILD = r'''
+import os, signal, sys, time
+for name in sys.argv[2:]:
+    signal.signal(getattr(signal, name), lambda number, _, name=name: print("got", name, flush=True))
+print("pid", os.getpid(), flush=True)
+while not os.path.exists(sys.argv[1]): time.sleep(0.01)
+print("end", flush=True)
+sys.exit(6)
+'''
+
+
+class Shell:
+    """A command that starts the program (as $PROGRAM) and waits for it; it has been moved."""
+
+    def __init__(self, world, command, output=None):
+        self.world = world
+        self.here, self.there = world.two_hosts()
+        self.daemon = harness.Daemon(world, self.there)
+        (world.folder / "program").write_text(SHELL_CHILD)
+        environment = {**os.environ, "PROGRAM": f"/usr/bin/python3 -u {world.folder}/program {world.folder}/go"}
+        self.process = subprocess.Popen([*self.here.enter, *world.drop, "bash", "-c", command], text=True, env=environment,
+                                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        cwd=world.folder, start_new_session=True)
+        if output:
+            wait_until(lambda: output.exists() and output.read_text().endswith("\n"), "the program is ready")
+        self.pid = int((output.read_text() if output else self.line()).split()[1])
+        world.trace("--move", self.pid, self.daemon.address, host=self.here, key=self.daemon.key).expect(0)
+
+    def line(self):
+        return self.process.stdout.readline().strip()
+
+    def ends(self, status, out=""):
+        said = self.process.communicate(timeout=10)
+        expect(self.process.returncode == status and said[0] == out, f"{self.process.returncode}: {said}")
+        wait_until(lambda: not self.daemon.living(), "the child has ended")
+
+
+def timeout(world):
+    """timeout(1) ends it there, gently or not, and tells how."""
+    started = time.monotonic()
+    Shell(world, "timeout 1 $PROGRAM; echo $?").ends(0, "124\n")
+    expect(time.monotonic() - started >= 1, "it ended too early")
+    Shell(world, "timeout -k 0.3 0.7 $PROGRAM SIGTERM 2>&1; echo $?").ends(0, "got SIGTERM\n137\n")
+    shell = Shell(world, "timeout 20 $PROGRAM; echo $?")
+    world.go()
+    shell.ends(0, "end\n6\n")
+
+
+def nohup(world):
+    """It goes on after SIGHUP, also when its shell has gone, and what it says is in the file."""
+    out = world.folder / "nohup.txt"
+    shell = Shell(world, f"nohup $PROGRAM > {out} 2>&1 & wait", out)
+    os.kill(shell.pid, signal.SIGHUP)
+    os.killpg(shell.process.pid, signal.SIGHUP)
+    expect(shell.process.wait(10) == -signal.SIGHUP, "the shell")
+    expect([child["state"] for child in shell.daemon.children()] == ["running"], f"{shell.daemon.children()}")
+    world.go()
+    wait_until(lambda: not shell.daemon.living(), "the child ends")
+    wait_until(lambda: out.read_text().endswith("end\n"), lambda: f"its output: {out.read_text()!r}")
+    expect(shell.daemon.ctl("wait", "1").code == 6, "exit status")
+
+
+def group(world):
+    """A signal to its process group, from the shell and from outside, reaches the child."""
+    shell = Shell(world, "trap 'echo shell' USR1; trap 'echo term' TERM; $PROGRAM SIGUSR1 & "
+                         "while [ ! -e kill ]; do sleep 0.02; done; kill -TERM 0; wait $!; echo $?; wait")
+    os.killpg(shell.process.pid, signal.SIGUSR1)
+    said = {shell.line(), shell.line()}
+    expect(said == {"shell", "got SIGUSR1"}, f"{said}")
+    (world.folder / "kill").touch()
+    shell.ends(0, "term\n143\n")
 
 
 def cut(world):
@@ -431,8 +598,11 @@ def ctl_attach(world):
     world.run([world.program("rforkctl"), "--key", attached.daemon.key, attached.address, "attach", "99"]).refused(5)
 
 
-CASES = {"attach": attach, "ctl-attach": ctl_attach, "cut": cut, "cut-signals": cut_signals, "cut-for-good": cut_for_good, "other-daemon": other_daemon, "stdio": stdio, "ends": ends, "signals": signals, "killed": killed, "light": light, "broken": broken,
-         "slow-reader": slow_reader, "sockets": sockets, "lost": lost}
+CASES = {"hasty": hasty, "unread": unread, "moved-stopped": moved_stopped, "codes": codes, "timeout": timeout,
+         "nohup": nohup, "group": group, "stdio": stdio, "ends": ends, "signals": signals, "killed": killed,
+         "light": light, "broken": broken, "slow-reader": slow_reader, "sockets": sockets, "lost": lost,
+         "attach": attach, "ctl-attach": ctl_attach, "cut": cut, "cut-signals": cut_signals,
+         "cut-for-good": cut_for_good, "other-daemon": other_daemon}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")

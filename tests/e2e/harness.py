@@ -162,6 +162,32 @@ def children_of(pid):
     return found
 
 
+def processes():
+    """Every process that lives here or hasn't been waited for: of this test's namespace, or its descendants."""
+    if "RFORK_TEST_ISOLATED" in os.environ:
+        return {int(entry.name) for entry in pathlib.Path("/proc").glob("[0-9]*")}
+    found, fresh = set(), {os.getpid()}
+    while fresh:
+        found |= fresh
+        fresh = {child for pid in fresh for child in children_of(pid)} - found
+    return found
+
+
+def nothing_left(before, what, seconds=10):
+    """Waits until no process is there that wasn't in `before`."""
+    def fresh():
+        named = {}
+        for pid in processes() - before:
+            try:
+                command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                named[pid] = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[0] + ") " + command
+            except OSError:
+                pass    # it has ended meanwhile
+        return named
+
+    wait_until(lambda: not fresh(), lambda: f"{what}: no process is left: {fresh()}", seconds)
+
+
 class Host:
     """A host made of namespaces: network and name always, pids and mounts too for `apart`."""
 

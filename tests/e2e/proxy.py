@@ -14,8 +14,9 @@ class Proxy:
         self.limits = {"up": up, "down": down}
         self.again, self.freeze = again, freeze
         self.passed = {"up": 0, "down": 0}
+        self.steps = {"up": [], "down": []}    # what had passed after each piece
         self.connections = 0
-        self.open = []
+        self.ends = []
         self.closed = False  # to new connections, for the time being
         self.cut = threading.Event()
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -38,7 +39,7 @@ class Proxy:
             except OSError:
                 reset(client)
                 continue
-            self.open += [client, server]
+            self.ends += [client, server]
             for way, source, sink in (("up", client, server), ("down", server, client)):
                 threading.Thread(target=self.relay, args=(way, source, sink, first), daemon=True).start()
 
@@ -61,6 +62,7 @@ class Proxy:
                     return
                 if first:
                     self.passed[way] += len(data)
+                    self.steps[way].append(self.passed[way])
                 sink.sendall(data)
         except OSError:
             for end in (source, sink):
@@ -68,11 +70,16 @@ class Proxy:
 
     def cut_all(self):
         """Breaks every connection that is open."""
-        while self.open:
-            reset(self.open.pop())
+        while self.ends:
+            reset(self.ends.pop())
 
     def close(self):
         self.listener.close()
+
+    def hang_up(self):
+        """Frozen connections too."""
+        self.close()
+        self.cut_all()
 
 
 def reset(end):

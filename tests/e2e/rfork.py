@@ -12,7 +12,7 @@ def run(world, case):
     here, there = world.two_hosts()
     daemon = harness.Daemon(world, there)
     environment = {**os.environ, "RFORK_TRACE": world.program("rfork-trace"), "RFORK_KEY": str(daemon.key)}
-    for program in ("rforks_c", "rforks_cc"):
+    for program in ("rforks_c", "rforks_cc")[:1 if case == "crowd" else 2]:
         said = world.run([world.build / "targets" / program, world.folder, case, daemon.address], host=here,
                          env=environment)
         if case == "move":

@@ -9,8 +9,10 @@ resolve             what became of a move, asked through another connection
 refused             no such key, no rforkd there, no ssh here: one clear line each
 noise               something there prints before rforkd does
 words               what is no address, and what can't be asked over ssh
+rfork               rfork("ssh:USER@HOST"): its child's status, signals and output, and what it says when there is none
 """
 
+import errno
 import os
 import pathlib
 import random
@@ -23,6 +25,7 @@ import sys
 import harness
 from harness import IN_DOUBT, LOST, USAGE, expect, wait_until
 from proxy import Proxy
+from rfork_errors import Caller
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
@@ -206,14 +209,14 @@ def users(world):
     expect(sshd.log().read_text() == "ok\n", f"the child said {sshd.log().read_text()!r}")
 
 
-def children_besides(pid):
+def children_besides(pid, called="steady"):
     found = []
     for entry in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             name = (entry / "comm").read_text().strip()
         except OSError:
             continue
-        if name == "steady" and int(entry.name) != pid and alive(int(entry.name)):
+        if name == called and int(entry.name) != pid and alive(int(entry.name)):
             found.append(int(entry.name))
     return found
 
@@ -319,7 +322,42 @@ def words(world):
     target.wait().expect(0, out="ok\n")
 
 
-CASES = {"copy": copy, "move": move, "ghost": ghost, "again": again, "cut": cut, "users": users, "resolve": resolve,
+def rfork(world):
+    sshd = Sshd(world)
+    before = harness.processes()
+    caller = Caller(world)
+    caller.environment.update(sshd.environment)
+    host = "ssh:root@there"
+    caller.succeeds(host)
+    all_over(sshd)
+    for address in (host, f"ssh:root@127.0.0.1:{sshd.port}"):
+        said = caller.run(address, child="lines:3")
+        said.expect(0, out="ended exit:0 sigchld=1 left=0\n", err="line 0\nline 1\nline 2\n")
+    # Signals go there: a stop, going on, and an end.
+    program = world.start([caller.program, host, "child=pause"], env=caller.environment)
+    ghost = int(program.line().split()[1])
+    found = [pid for pid in children_besides(0, "caller") if pid not in (ghost, program.pid)]
+    expect(len(found) == 1 and running(sshd, "ssh"), f"the child: {found}")
+    state = lambda pid: pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    for number, states in ((signal.SIGSTOP, "T"), (signal.SIGCONT, "RS")):
+        os.kill(ghost, number)
+        wait_until(lambda: state(found[0]) in states, f"{number} there")
+    os.kill(ghost, signal.SIGTERM)
+    program.wait().expect(0, out="ended signal:15 sigchld=")
+    wait_until(lambda: not alive(found[0]), "the child has ended")
+    all_over(sshd)
+    # And what it says when there is no child.
+    caller.fails("ssh:stranger", errno.EHOSTUNREACH, "ssh:stranger", "Permission denied")
+    caller.fails(host, errno.EHOSTUNREACH, "/nowhere/rforkd", environment={"RFORK_RFORKD": "/nowhere/rforkd"})
+    caller.fails(host, errno.EHOSTUNREACH, "/nowhere/ssh", environment={"RFORK_SSH": "/nowhere/ssh"})
+    failure = caller.fails(host, errno.ETIMEDOUT, host, limit=500, environment={"RFORK_RFORKD": "cat >/dev/null #"})
+    expect(failure.ms < 3000, f"it took long: {failure.said}")
+    caller.fails("ssh:", errno.EINVAL, "ssh:")
+    all_over(sshd)
+    harness.nothing_left(before, "after all")
+
+
+CASES = {"rfork": rfork, "copy": copy, "move": move, "ghost": ghost, "again": again, "cut": cut, "users": users, "resolve": resolve,
          "refused": refused, "noise": noise, "words": words}
 
 if __name__ == "__main__":

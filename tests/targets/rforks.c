@@ -180,6 +180,84 @@ static void test_threads(void) {
   for (i = 0; i < 4; ++i) pthread_join(threads[i], NULL);
 }
 
+/* Not the main thread calls; what it has becomes the child's only one. */
+static void* fork_in_thread(void* child) {
+  char on_stack[64] = "on the thread's stack";
+  *(pid_t*)child = rfork(host);
+  if (*(pid_t*)child == 0) {
+    EXPECT(syscall(SYS_gettid) == getpid() && count_threads() == 1);
+    EXPECT(strcmp(on_stack, "on the thread's stack") == 0);
+    exit(7);
+  }
+  return NULL;
+}
+
+static void test_from_thread(void) {
+  pthread_t thread, others[2];
+  int stop = 0, i;
+  pid_t child = -1;
+  for (i = 0; i < 2; ++i) EXPECT(pthread_create(&others[i], NULL, spin, &stop) == 0);
+  EXPECT(pthread_create(&thread, NULL, fork_in_thread, &child) == 0 &&
+         pthread_join(thread, NULL) == 0);
+  EXPECT(child > 0 && WEXITSTATUS(status_of(child)) == 7);
+  EXPECT(count_threads() == 3);
+  stop = 1;
+  for (i = 0; i < 2; ++i) pthread_join(others[i], NULL);
+}
+
+/* The child has ended long before its parent asks. */
+static void test_early(void) {
+  siginfo_t info;
+  pid_t child;
+  int i, status;
+  signal(SIGCHLD, note_child);
+  child = rfork(host);
+  EXPECT(child >= 0);
+  if (child == 0) _exit(3);
+  memset(&info, 0, sizeof info);
+  while (waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT) != 0) EXPECT(errno == EINTR);
+  for (i = 0; i < 3; ++i) {
+    EXPECT(waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT) == 0);
+    EXPECT(info.si_pid == child && info.si_code == CLD_EXITED && info.si_status == 3);
+  }
+  EXPECT(kill(child, 0) == 0 &&
+         kill(child, SIGTERM) == 0); /* a zombie takes a signal, and nothing comes of it */
+  status = status_of(child);
+  EXPECT(WIFEXITED(status) && WEXITSTATUS(status) == 3 && child_signals == 1);
+  EXPECT(kill(child, 0) == -1 && errno == ESRCH);
+}
+
+enum { CROWD = 200, AT_A_TIME = 8 };
+static void test_crowd(void) {
+  pid_t children[AT_A_TIME];
+  int numbers[AT_A_TIME], made = 0, ended = 0, i, status;
+  for (i = 0; i < AT_A_TIME; ++i) children[i] = 0;
+  while (ended < CROWD) {
+    for (i = 0; i < AT_A_TIME && made < CROWD; ++i) {
+      if (children[i] != 0) continue;
+      children[i] = rfork(host);
+      EXPECT(children[i] >= 0);
+      if (children[i] == 0) {
+        struct timespec pause_ns = {
+            0, 40000000L * (made % AT_A_TIME)}; /* so that some live at the same time */
+        nanosleep(&pause_ns, NULL);
+        exit(made);
+      }
+      numbers[i] = made++;
+    }
+    {
+      const pid_t child = waitpid(-1, &status, 0);
+      EXPECT(child > 0);
+      for (i = 0; i < AT_A_TIME && children[i] != child; ++i) {
+      }
+      EXPECT(i < AT_A_TIME && WIFEXITED(status) && WEXITSTATUS(status) == numbers[i]);
+      children[i] = 0;
+      ++ended;
+    }
+  }
+  EXPECT(waitpid(-1, &status, 0) == -1 && errno == ECHILD);
+}
+
 static void test_move(void) {
   static char name[300], there[300];
   FILE* file = fopen("/proc/sys/kernel/hostname", "r");
@@ -249,9 +327,17 @@ int main(int argc, char** argv) {
   static const struct {
     const char* name;
     void (*run)(void);
-  } cases[] = {{"status", test_status}, {"pipes", test_pipes},  {"signals", test_signals},
-               {"nested", test_nested}, {"many", test_many},    {"threads", test_threads},
-               {"move", test_move},     {"errors", test_errors}};
+  } cases[] = {{"status", test_status},
+               {"pipes", test_pipes},
+               {"signals", test_signals},
+               {"nested", test_nested},
+               {"many", test_many},
+               {"threads", test_threads},
+               {"from-thread", test_from_thread},
+               {"early", test_early},
+               {"crowd", test_crowd},
+               {"move", test_move},
+               {"errors", test_errors}};
   size_t i;
   if (argc < 4) return 2;
   host = argv[3];
