@@ -1,6 +1,7 @@
 // A worker's end of its channel to the daemon.
 #pragma once
 
+#include <deque>
 #include <string>
 
 #include "session/channel.h"
@@ -27,7 +28,8 @@ class DaemonLine {
 
  private:
   Channel channel_;
-  std::string why_;  ///< of the abort; empty: none
+  std::deque<Packet> early_;  ///< came while aborted() looked
+  std::string why_;           ///< of the abort; empty: none
 };
 
 }  // namespace rfork::session
