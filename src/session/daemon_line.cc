@@ -37,6 +37,14 @@ void DaemonLine::tell(PacketType type, std::span<const std::byte> body, int desc
   }
 }
 
+void DaemonLine::report(PacketType type, std::span<const std::byte> body) {
+  try {
+    channel_.send_patiently(type, body);
+  } catch (const ChannelClosed&) {
+    why_ = kDaemonEnded;
+  }
+}
+
 std::optional<Packet> DaemonLine::hear(PacketType expected, std::chrono::milliseconds timeout) {
   std::optional<Packet> packet;
   try {

@@ -19,6 +19,7 @@
 #include "net/key.h"
 #include "session/attach.h"
 #include "session/control.h"
+#include "tools/event_output.h"
 #include "tools/program.h"
 
 namespace {
@@ -44,6 +45,7 @@ constexpr const char* kExamples = R"(Examples:
   rforkctl --key key 10.0.0.2 kill 3 USR1   a signal for it (TERM unless said otherwise)
   rforkctl --key key 10.0.0.2 wait 3        ends as child 3 ends: its exit status, 128 + its signal
   rforkctl --key key 10.0.0.2 rm 3          forgets it and its output, once it has ended
+  rforkctl --key key 10.0.0.2 events -f     what happens to children: a line of JSON for each event
   rforkctl --key key 10.0.0.2 resolve ID    what became of a move that is in doubt
 Exit codes: 0 done, 1 internal, 2 usage, 5 refused (no such child, wrong key), 6 connection lost,
   7 resolve: the daemon does not know the move, 130 interrupted; wait, attach: the child's own.)";
@@ -66,6 +68,10 @@ void add_options(CLI::App& app, Arguments& arguments) {
   with_id("logs", "Show what a child wrote")
       ->add_flag("-f,--follow", arguments.follow, "Go on until it ends");
   with_id("attach", "Stand for a child: its output and end are this command's, signals go to it");
+  CLI::App* const events = app.add_subcommand("events", "Show what happened to children");
+  events->fallthrough();
+  events->add_option("ID", arguments.id, "Only of this child");
+  events->add_flag("-f,--follow", arguments.follow, "Go on with new events");
   with_id("kill", "Send a child a signal")
       ->add_option("-s,--signal,SIGNAL", arguments.signal, "Name or number; TERM");
   with_id("wait", "Wait until a child ends, and end as it did");
@@ -189,6 +195,8 @@ int run(const std::string& command, const Arguments& arguments) {
   } else if (command == "logs") {
     session::read_log(endpoint, {arguments.id, arguments.follow},
                       [](auto bytes) { write_full(STDOUT_FILENO, bytes, "standard output"); });
+  } else if (command == "events") {
+    print_events(endpoint, arguments.id, arguments.follow);
   } else if (command == "kill") {
     session::send_signal(endpoint, arguments.id, signal_number(arguments.signal));
   } else {
@@ -205,7 +213,8 @@ int main(int argc, char** argv) {
   add_options(app, arguments);
   return run_program("rforkctl", app, argc, argv, arguments.as_json, [&] {
     if (app.get_subcommands().empty()) {
-      throw Refusal(Failure::usage, "say what to ask: ps, logs, attach, kill, wait, rm or resolve",
+      throw Refusal(Failure::usage,
+                    "say what to ask: ps, logs, attach, events, kill, wait, rm or resolve",
                     "see rforkctl --help");
     }
     return run(app.get_subcommands().front()->get_name(), arguments);

@@ -1,0 +1,127 @@
+// Events: what is kept and what is missed, their text, and who waits.
+#include <catch2/catch.hpp>
+#include <string>
+#include <vector>
+
+#include "session/event_desk.h"
+#include "session/event_line.h"
+#include "session/event_ring.h"
+
+using namespace rfork;
+using namespace rfork::session;
+using Catch::Matchers::Contains;
+using Catch::Matchers::EndsWith;
+
+namespace {
+
+Event of_child(const std::string& id, EventKind kind = EventKind::running) {
+  ChildInfo child;
+  child.id = id;
+  child.move_id = std::string(32, 'a');
+  child.name = "na\x1b\xffme";
+  child.origin = "host-a";
+  child.origin_pid = 42;
+  return event_of(child, kind);
+}
+
+std::vector<uint64_t> numbers(const EventsPart& part) {
+  std::vector<uint64_t> all;
+  for (const Event& event : part.events) all.push_back(event.sequence);
+  return all;
+}
+
+using Numbers = std::vector<uint64_t>;
+
+}  // namespace
+
+TEST_CASE("a ring keeps the latest, and says how many were overwritten") {
+  EventRing ring(4);
+  CHECK(ring.after(0, "", 10).events.empty());
+  CHECK(ring.after(0, "", 10).last == 0);
+  for (int i = 0; i < 3; ++i) ring.add(of_child("1"));
+  CHECK(numbers(ring.after(0, "", 10)) == Numbers{1, 2, 3});
+  CHECK(numbers(ring.after(2, "", 10)) == Numbers{3});
+  for (int i = 0; i < 6; ++i) ring.add(of_child("2"));
+
+  const EventsPart from_start = ring.after(0, "", 10);  // who comes now has missed nothing
+  CHECK(numbers(from_start) == Numbers{6, 7, 8, 9});
+  CHECK(from_start.missed == 0);
+  const EventsPart behind = ring.after(3, "", 2);
+  CHECK(behind.missed == 2);
+  CHECK(numbers(behind) == Numbers{6, 7});
+  CHECK(behind.last == 7);
+  CHECK(behind.more);
+  const EventsPart rest = ring.after(behind.last, "", 2);
+  CHECK(rest.missed == 0);
+  CHECK(numbers(rest) == Numbers{8, 9});
+  CHECK_FALSE(rest.more);
+  CHECK(ring.after(9, "", 2).events.empty());
+  CHECK(ring.after(9, "", 2).last == 9);
+  CHECK(ring.after(~0ull, "", 2).events.empty());
+  CHECK_FALSE(ring.knows("1"));
+  CHECK(ring.knows("2"));
+}
+
+TEST_CASE("a ring looks for one child in bounded parts") {
+  EventRing ring(100);
+  for (int i = 0; i < 50; ++i) ring.add(of_child(i % 10 == 0 ? "1" : "2"));
+  const EventsPart part = ring.after(0, "1", 3);
+  CHECK(numbers(part) == Numbers{1, 11, 21});
+  CHECK(part.more);
+  const EventsPart rest = ring.after(part.last, "1", 3);
+  CHECK(numbers(rest) == Numbers{31, 41});
+  CHECK(rest.last == 50);
+  CHECK_FALSE(rest.more);
+}
+
+TEST_CASE("an event keeps no more text than a kernel's names have") {
+  ChildInfo child;
+  child.name = child.origin = child.move_id = std::string(100'000, 'x');
+  const Event event = event_of(child, EventKind::offered);
+  CHECK(event.name.size() + event.origin.size() + event.move_id.size() < 300);
+}
+
+TEST_CASE("a line of text has no control characters") {
+  for (const EventKind kind : {EventKind::offered, EventKind::received, EventKind::restored,
+                               EventKind::running, EventKind::signalled, EventKind::stopped,
+                               EventKind::continued, EventKind::ended, EventKind::lost}) {
+    HostEvent told{"host-b", of_child("3", kind)};
+    told.event.sequence = 7;
+    told.event.time_ns = 1'795'263'000'123'456'789;
+    told.event.signal = kind == EventKind::signalled || kind == EventKind::stopped ? 15 : 0;
+    if (kind == EventKind::ended) told.event.end = {GENERATE(false, true), 9, false};
+    if (kind == EventKind::lost) told.event.reason = "gone\n";
+    const std::string line = event_line(told);
+    CHECK(line.find_first_of("\n\x1b") == std::string::npos);
+    CHECK_THAT(line, Contains(R"("time":"2026-11-21T12:10:00.123Z")"));
+  }
+}
+
+TEST_CASE("who waits for events is told when there is one, and of the right child") {
+  std::vector<std::pair<WorkerId, EventsPart>> sent;
+  EventDesk desk(4, [&](WorkerId worker, PacketType type, const Bytes& body, int) {
+    CHECK(type == PacketType::happened);
+    sent.emplace_back(worker, decode<EventsPart>(body));
+  });
+  desk.add(of_child("1"));
+  desk.answer(1, {0, "", true});
+  REQUIRE(sent.size() == 1);
+  CHECK(numbers(sent[0].second) == Numbers{1});
+  CHECK_FALSE(sent[0].second.host.empty());
+  desk.answer(1, {1, "", false});
+  CHECK(sent.at(1).second.events.empty());
+
+  desk.answer(1, {1, "", true});
+  desk.answer(2, {1, "2", true});
+  desk.answer(3, {1, "", true});
+  desk.worker_gone(3);
+  CHECK(sent.size() == 2);
+  for (int i = 0; i < 6; ++i) desk.add(of_child("1"));  // overwrites what is not for 2
+  CHECK(sent.size() == 3);
+  CHECK(sent[2].first == 1);
+  desk.add(of_child("2"));
+  REQUIRE(sent.size() == 4);
+  CHECK(sent[3].first == 2);
+  CHECK(sent[3].second.missed == 0);
+  CHECK(numbers(sent[3].second) == Numbers{8});
+}
