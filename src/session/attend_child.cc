@@ -213,7 +213,10 @@ void Attendance::hear_child() {
   if (child_.end_pipe >= 0) {
     while (::read(child_.end_pipe, &status, sizeof status) == sizeof status) note(status);
   }
-  while (::waitpid(child_.wait_pid, &status, WNOHANG | WUNTRACED | WCONTINUED) > 0) {
+  rusage usage{};
+  constexpr int kChanges = WNOHANG | WUNTRACED | WCONTINUED;
+  while (::wait4(child_.wait_pid, &status, kChanges, &usage) > 0) {
+    if (WIFEXITED(status) || WIFSIGNALED(status)) reports_.used(usage);
     // What an init says of itself is of use only if it was killed before it could tell of its
     // child.
     if (child_.end_pipe < 0 || WIFSIGNALED(status)) note(status);

@@ -27,6 +27,7 @@ enum class PacketType : uint8_t {
   changed,    ///< ChangeReport
   signalled,  ///< SignalReport
   lost,       ///< LostReport
+  used,       ///< UseReport
   failed,     ///< empty: the child never ran, and has been ended
   resolve,    ///< MoveQuestion; answered by `resolution`
   list,       ///< ListQuestion; answered by `children`

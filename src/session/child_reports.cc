@@ -16,4 +16,8 @@ void ChildReports::lost(const std::string& why) {
   line_.report(PacketType::lost, encode(LostReport{id_, why}));
 }
 
+void ChildReports::used(const rusage& usage) {
+  line_.report(PacketType::used, encode(UseReport{id_, final_use(usage)}));
+}
+
 }  // namespace rfork::session

@@ -1,6 +1,8 @@
 // What a worker that stays with its child tells the daemon of it.
 #pragma once
 
+#include <sys/resource.h>
+
 #include <string>
 
 #include "session/daemon_line.h"
@@ -19,6 +21,8 @@ class ChildReports {
   void signalled(int signal);
   /// Its ghost can't be reached any more.
   void lost(const std::string& why);
+  /// What it used in all, as wait4(2) tells of the child or of its init.
+  void used(const rusage& usage);
 
  private:
   DaemonLine& line_;

@@ -350,12 +350,13 @@ void Daemon::reap() {
     }
   }
   int status = 0;
+  rusage usage{};
   constexpr int kChanges = WNOHANG | WUNTRACED | WCONTINUED;
-  for (pid_t pid; (pid = ::waitpid(-1, &status, kChanges)) > 0;) {
+  for (pid_t pid; (pid = ::wait4(-1, &status, kChanges, &usage)) > 0;) {
     const auto worker =
         std::ranges::find_if(workers_, [&](const auto& entry) { return entry.second->pid == pid; });
     if (worker == workers_.end()) {
-      desk_.waited(pid, status);
+      desk_.waited(pid, status, final_use(usage));
     } else if (WIFEXITED(status) || WIFSIGNALED(status)) {
       bury(worker->second, status);
     }

@@ -26,18 +26,16 @@ int send_signal(const Child& child, int signal) {
   return static_cast<int>(::syscall(SYS_pidfd_send_signal, child.pidfd.get(), signal, nullptr, 0));
 }
 
-/// Whether a running child is stopped: the state letter in /proc/PID/stat, after the name in
-/// brackets.
-bool is_stopped(pid_t pid) {
-  const auto stat = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/stat", pid));
-  const size_t bracket = stat ? stat->rfind(')') : std::string::npos;
-  if (bracket == std::string::npos || bracket + 2 >= stat->size()) return false;
-  return (*stat)[bracket + 2] == 'T';
-}
-
+/// With what only the kernel knows of it.
 ChildInfo current(const Child& child) {
   ChildInfo info = child.info;
-  info.stopped = info.state == ChildState::running && is_stopped(info.pid);
+  if (info.state != ChildState::running) return info;
+  const std::optional<ProcessLook> look = look_at(info.pid);
+  // The pid may be another's by now, unless the child still takes signals.
+  if (look && send_signal(child, 0) == 0) {
+    info.stopped = look->state == 'T';
+    info.use = look->use;
+  }
   return info;
 }
 
@@ -81,6 +79,8 @@ void Desk::dispatch(WorkerId worker, Packet& packet) {
       return take_signal(packet);
     case PacketType::lost:
       return take_loss(packet);
+    case PacketType::used:
+      return take_use(packet);
     case PacketType::events:
       return events(worker, packet);
     case PacketType::failed:

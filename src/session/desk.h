@@ -39,7 +39,7 @@ class Desk {
   /// init tells of that: then hear_init() must be called when there is something to read.
   std::optional<InitPipe> worker_gone(WorkerId worker);
   /// What wait(2) told of a process that is no worker: it stopped, went on or ended.
-  void waited(pid_t pid, int wait_status);
+  void waited(pid_t pid, int wait_status, const ResourceUse& use = {});
   /// Reads what the init of a child's pid namespace tells. False when no more will come.
   bool hear_init(const std::string& id);
 
@@ -62,6 +62,7 @@ class Desk {
   void take_change(const Packet& packet);
   void take_signal(const Packet& packet);
   void take_loss(const Packet& packet);
+  void take_use(const Packet& packet);
   void events(WorkerId worker, const Packet& packet);
   void tell(const Child& child, EventKind kind);
   void tell_signal(const Child& child, int signal);

@@ -12,7 +12,7 @@
 
 namespace rfork::session {
 
-void Desk::waited(pid_t pid, int wait_status) {
+void Desk::waited(pid_t pid, int wait_status, const ResourceUse& use) {
   Child* const child = children_.by_wait_pid(pid);
   if (child == nullptr || child->info.state < ChildState::running) return;
   const bool ended = WIFEXITED(wait_status) || WIFSIGNALED(wait_status);
@@ -20,7 +20,10 @@ void Desk::waited(pid_t pid, int wait_status) {
     (void)read_init(*child);
     if (!ended) return;  // the init has stopped, and not the child
   }
-  if (ended) child->wait_pid = 0;
+  if (ended) {
+    child->wait_pid = 0;
+    child->info.use = use;
+  }
   if (child->info.state == ChildState::running) {
     change(*child, child->told_end.value_or(wait_status));
   }
@@ -31,7 +34,7 @@ bool Desk::hear_init(const std::string& id) {
   return child != nullptr && child->end_pipe && read_init(*child);
 }
 
-/// Its last word is kept until the init has ended too.
+/// Its last word is kept until the init has ended too: then it is known what the child used.
 bool Desk::read_init(Child& child) {
   for (;;) {
     int status = 0;
@@ -88,6 +91,13 @@ void Desk::take_signal(const Packet& packet) {
 void Desk::take_loss(const Packet& packet) {
   const auto report = decode<LostReport>(packet.body);
   lose(children_.find(report.id), report.reason);
+}
+
+void Desk::take_use(const Packet& packet) {
+  const auto report = decode<UseReport>(packet.body);
+  Child& child = children_.find(report.id);
+  child.info.use = report.use;
+  child.wait_pid = 0;
 }
 
 void Desk::tell(const Child& child, EventKind kind) {

@@ -93,6 +93,19 @@ void visit_members(auto& visit, Is<LostReport> auto& x) {
   visit("reason", x.reason);
 }
 
+void visit_members(auto& visit, Is<ResourceUse> auto& x) {
+  visit("known", x.known);
+  visit("cpu_ns", x.cpu_ns);
+  visit("resident_bytes", x.resident_bytes);
+  visit("max_resident_bytes", x.max_resident_bytes);
+  visit("threads", x.threads);
+}
+
+void visit_members(auto& visit, Is<UseReport> auto& x) {
+  visit("id", x.id);
+  visit("use", x.use);
+}
+
 void visit_members(auto& visit, Is<EndMessage> auto& x) {
   visit("image_bytes", x.image_bytes);
 }
@@ -204,6 +217,7 @@ void visit_members(auto& visit, Is<ChildInfo> auto& x) {
   visit("signalled", x.end.signalled);
   visit("code", x.end.code);
   visit("core_dumped", x.end.core_dumped);
+  visit("use", x.use);
 }
 
 void visit_members(auto& visit, Is<Announcement> auto& x) {
@@ -442,6 +456,7 @@ RFORK_MESSAGE(ChildStateMessage)
 RFORK_MESSAGE(ChangeReport)
 RFORK_MESSAGE(SignalReport)
 RFORK_MESSAGE(LostReport)
+RFORK_MESSAGE(UseReport)
 RFORK_MESSAGE(EventsQuestion)
 RFORK_MESSAGE(HostEvent)
 RFORK_MESSAGE(MissedMessage)

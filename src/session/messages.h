@@ -115,6 +115,12 @@ struct LostReport {
   std::string reason;
 };
 
+/// What it used in all.
+struct UseReport {
+  std::string id;
+  ResourceUse use;
+};
+
 /// Answered by EventsPart.
 struct EventsAfter {
   uint64_t after = 0;  ///< those with larger numbers

@@ -1,5 +1,4 @@
 // rforkctl: what a person asks a daemon about its children.
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -8,7 +7,6 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
-#include <ctime>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -19,6 +17,7 @@
 #include "net/key.h"
 #include "session/attach.h"
 #include "session/control.h"
+#include "tools/child_table.h"
 #include "tools/event_output.h"
 #include "tools/program.h"
 
@@ -39,7 +38,7 @@ struct Arguments {
 };
 
 constexpr const char* kExamples = R"(Examples:
-  rforkctl --key key 10.0.0.2 ps            children: id, pid, name, from where, since when, state
+  rforkctl --key key 10.0.0.2 ps            children: from where, since when, what they use, state
   rforkctl --key key 10.0.0.2 logs -f 3     the output of child 3, until it ends
   rforkctl --key key 10.0.0.2 attach 3      the same, and signals (Ctrl-C too) go to it
   rforkctl --key key 10.0.0.2 kill 3 USR1   a signal for it (TERM unless said otherwise)
@@ -98,37 +97,6 @@ session::Endpoint endpoint_of(const Arguments& arguments) {
   return endpoint;
 }
 
-std::string state_text(const session::ChildInfo& child) {
-  if (child.state == session::ChildState::ended) return "ended, " + session::describe(child.end);
-  return child.stopped ? "stopped" : std::string(name_of(child.state));
-}
-
-std::string time_text(int64_t realtime_ns) {
-  return fmt::format("{:%F %T}", fmt::localtime(static_cast<time_t>(realtime_ns / 1'000'000'000)));
-}
-
-json to_json(const session::ChildInfo& child) {
-  json object = {{"id", child.id},
-                 {"move_id", child.move_id},
-                 {"state", name_of(child.state)},
-                 {"stopped", child.stopped},
-                 {"pid", child.pid},
-                 {"inner_pid", child.inner_pid},
-                 {"name", child.name},
-                 {"user", child.user},
-                 {"origin", child.origin},
-                 {"origin_pid", child.origin_pid},
-                 {"moved", child.moved},
-                 {"since_ns", child.since_ns}};
-  if (child.state == session::ChildState::ended) {
-    object["ended_ns"] = child.ended_ns;
-    object["exit_code"] = session::exit_code(child.end);
-    object["signal"] = child.end.signalled ? json(child.end.code) : json(nullptr);
-    object["core_dumped"] = child.end.core_dumped;
-  }
-  return object;
-}
-
 /// Names are the kernel's bytes, which JSON text can't always hold.
 void print_json(const json& value) {
   std::puts(value.dump(-1, ' ', false, json::error_handler_t::replace).c_str());
@@ -141,13 +109,7 @@ void print_children(const session::Endpoint& endpoint, bool as_json) {
     for (const session::ChildInfo& child : children) list.push_back(to_json(child));
     return print_json({{"children", list}});
   }
-  constexpr const char* kRow = "{:>4}  {:>7}  {:<15}  {:<10}  {:<22}  {:<19}  {}\n";
-  fmt::print(kRow, "ID", "PID", "NAME", "USER", "FROM", "SINCE", "STATE");
-  for (const session::ChildInfo& child : children) {
-    fmt::print(kRow, child.id, child.pid == 0 ? "-" : std::to_string(child.pid), child.name,
-               child.user, fmt::format("{}:{}", child.origin, child.origin_pid),
-               time_text(child.since_ns), state_text(child));
-  }
+  fmt::print("{}", child_table(children));
 }
 
 int wait_for(const session::Endpoint& endpoint, const Arguments& arguments) {

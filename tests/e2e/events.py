@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""What a daemon tells of its children: rforkctl events.
+"""What a daemon tells of its children: rforkctl events, and what ps says they use.
 
 events.py CASE root|user
 """
@@ -133,6 +133,7 @@ def ghosted(world):
     expect(moved.process.wait(10) == 7, "exit status")
     end = until(moved.daemon, moved.id, "ended")[-1]
     expect(end["exit_code"] == 7 and end["host"] == "host-b" and end["origin"] == "host-a", f"{end}")
+    wait_until(lambda: moved.daemon.children()[0]["cpu_ns"], "it is known what it used", 10)
 
 
 def lost(world):
@@ -199,8 +200,49 @@ def behind(world):
     expect(told > 0, "nothing was missed")
 
 
+BUSY = """
+import threading, time
+def spin():
+    while True: pass
+for _ in range(2): threading.Thread(target=spin, daemon=True).start()
+data = bytearray(b"x" * (40 << 20))
+print("ready", flush=True)
+while True: time.sleep(0.01)
+"""
+
+
+def uses(world):
+    """Processor time, memory and threads, while a child runs and at its end; in the table too."""
+    process = world.start(["/usr/bin/python3", "-c", BUSY])
+    expect(process.line() == "ready", "it isn't ready")
+    daemon = harness.Daemon(world, None)
+    for pid_mode in "new", "keep":
+        world.trace(process.pid, "--pid", pid_mode, daemon.address, key=daemon.key).expect(0)
+    process.kill()
+    one, two = daemon.children()
+    for entry in one, two:
+        expect(entry["threads"] == 3, f"{entry}")
+        expect(40 << 20 <= entry["resident_bytes"] < 400 << 20, f"{entry}")
+
+    def grown():
+        return all(new["cpu_ns"] >= old["cpu_ns"] + 50_000_000 for new, old in zip(daemon.children(), (one, two)))
+    wait_until(grown, "their processor time grows", 10)
+    table = daemon.ctl("ps").expect(0).out.splitlines()
+    expect(max(map(len, table)) <= 120 and all(word in table[0] for word in ("CPU", "MEMORY", "THREADS")), f"{table}")
+    expect(all(" MiB " in line and " 3 " in line for line in table[1:]), f"{table}")
+    before = daemon.children()
+    for entry in before:
+        daemon.ctl("kill", entry["id"], "KILL").expect(0)
+        daemon.ctl("wait", entry["id"])
+    for old, new in zip(before, daemon.children()):
+        expect(new["cpu_ns"] >= old["cpu_ns"] and new["max_resident_bytes"] >= 40 << 20, f"{new} after {old}")
+        expect("threads" not in new, f"{new}")
+    table = daemon.ctl("ps").expect(0).out.splitlines()
+    expect(max(map(len, table)) <= 120 and all(" MiB " in line for line in table[1:]), f"{table}")
+
+
 CASES = {"detached": detached, "exits": exits, "follow": follow, "ghosted": ghosted, "lost": lost, "crashed": crashed,
-         "behind": behind}
+         "behind": behind, "uses": uses}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")

@@ -6,6 +6,7 @@
 #include "session/event_desk.h"
 #include "session/event_line.h"
 #include "session/event_ring.h"
+#include "session/resource_use.h"
 
 using namespace rfork;
 using namespace rfork::session;
@@ -124,4 +125,19 @@ TEST_CASE("who waits for events is told when there is one, and of the right chil
   CHECK(sent[3].first == 2);
   CHECK(sent[3].second.missed == 0);
   CHECK(numbers(sent[3].second) == Numbers{8});
+}
+
+TEST_CASE("the kernel's line of a process") {
+  const std::string line =
+      "42 (a) (b c) T 1 42 42 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 3 0 12345 8000000 512 "
+      "18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0\n";
+  const auto look = parse_stat(line);
+  REQUIRE(look);
+  CHECK(look->state == 'T');
+  CHECK(look->use.known);
+  CHECK(look->use.cpu_ns == 3'000'000'000);  // of 100 ticks a second
+  CHECK(look->use.threads == 3);
+  CHECK(look->use.resident_bytes == 512 * 4096);
+  for (size_t i = 0; i < line.find(" 512 ") + 1; ++i) CHECK_FALSE(parse_stat(line.substr(0, i)));
+  CHECK_FALSE(parse_stat("42 (x) T a b c d e f g h i j k l m n o p q r s t u v w x y z"));
 }
