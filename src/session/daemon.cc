@@ -35,6 +35,7 @@
 #include "session/channel.h"
 #include "session/desk.h"
 #include "session/listener.h"
+#include "session/notifier.h"
 #include "session/worker.h"
 
 namespace rfork::session {
@@ -98,6 +99,7 @@ class Daemon {
   UniqueFd signal_fd_;
   std::vector<tcp::acceptor>
       acceptors_;  ///< bound first: a daemon that can't listen leaves nothing behind
+  Notifier notifier_;
   std::map<WorkerId, std::shared_ptr<Worker>> workers_;
   WorkerId next_worker_ = 1;
   Desk desk_;
@@ -124,12 +126,13 @@ std::optional<MoveRecords> open_records(const DaemonOptions& options) {
 Daemon::Daemon(const DaemonOptions& options)
     : options_(options),
       acceptors_(bind()),
+      notifier_(options.notify),
       desk_(
           open_logs(options), options.max_ended,
           [this](WorkerId id, PacketType type, const Bytes& body, int descriptor) {
             send(id, type, body, descriptor);
           },
-          open_records(options)) {
+          open_records(options), [this](const HostEvent& event) { notifier_.tell(event); }) {
   // Children whose worker has ended become the daemon's, to be waited for.
   if (prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) throw_errno("prctl(PR_SET_CHILD_SUBREAPER)");
   // Every child costs a descriptor or two.

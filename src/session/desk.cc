@@ -41,12 +41,13 @@ ChildInfo current(const Child& child) {
 
 }  // namespace
 
-Desk::Desk(LogStore logs, size_t max_ended, Send send, std::optional<MoveRecords> records)
+Desk::Desk(LogStore logs, size_t max_ended, Send send, std::optional<MoveRecords> records,
+           EventDesk::Publish publish)
     : logs_(std::move(logs)),
       children_(max_ended),
       send_(std::move(send)),
       records_(std::move(records)),
-      events_(kMaxEvents, send_) {}
+      events_(kMaxEvents, send_, std::move(publish)) {}
 
 void Desk::handle(WorkerId worker, Packet packet) {
   try {

@@ -29,8 +29,10 @@ class Desk {
   /// Sends a packet to a worker, if it still lives. Never throws.
   using Send = EventDesk::Send;
 
-  /// `records` for a desk that must be able to answer for moves of others, and they for its own.
-  Desk(LogStore logs, size_t max_ended, Send send, std::optional<MoveRecords> records = {});
+  /// `records` for a desk that must be able to answer for moves of others, and they for its own;
+  /// `publish` gets every event.
+  Desk(LogStore logs, size_t max_ended, Send send, std::optional<MoveRecords> records = {},
+       EventDesk::Publish publish = {});
 
   /// One packet of a worker's (but for `authenticated`). Never throws: what is wrong with it is
   /// answered.

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -25,6 +26,8 @@ enum class EventKind : uint8_t {
 
 /// "offered", "received", ...
 std::string_view name_of(EventKind kind);
+/// The other way round; nullopt for any other text.
+std::optional<EventKind> event_kind_of(std::string_view name);
 
 struct Event {
   uint64_t sequence = 0;  ///< from 1 on, without a gap, for as long as the daemon runs
@@ -40,6 +43,10 @@ struct Event {
   loader::ChildEnd end;  ///< ended
   std::string reason;    ///< lost
 };
+
+/// What an event says beside its kind: "signal 15 (Terminated)", "exit status 3", a lost child's
+/// reason; may be empty. Text of others' in it is as it came.
+std::string describe(const Event& event);
 
 /// An event of `child`, without sequence and time. Texts are cut to what a kernel's name can have,
 /// so that what keeps events knows how much memory they take.

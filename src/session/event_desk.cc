@@ -20,12 +20,13 @@ std::string host_name() {
 
 }  // namespace
 
-EventDesk::EventDesk(size_t most, Send send)
-    : host_(host_name()), ring_(most), send_(std::move(send)) {}
+EventDesk::EventDesk(size_t most, Send send, Publish publish)
+    : host_(host_name()), ring_(most), send_(std::move(send)), publish_(std::move(publish)) {}
 
 void EventDesk::add(Event event) {
   event.time_ns = clock_ns(CLOCK_REALTIME);
   const Event& added = ring_.add(std::move(event));
+  if (publish_) publish_({host_, added});
   std::erase_if(listeners_, [&](Listener& one) {
     if (!one.question.id.empty() && one.question.id != added.child_id) {
       one.question.after = added.sequence;  // of no interest, so nothing is missed

@@ -1,4 +1,4 @@
-// A daemon's events: keeps the latest, gives them to workers that ask.
+// A daemon's events: keeps the latest, gives them to workers that ask, and to whoever is notified.
 #pragma once
 
 #include <functional>
@@ -17,8 +17,10 @@ class EventDesk {
  public:
   /// Sends a packet to a worker, if it still lives. Never throws.
   using Send = std::function<void(WorkerId, PacketType, const Bytes&, int descriptor)>;
+  /// Gets each event at once. Never throws, never waits.
+  using Publish = std::function<void(const HostEvent&)>;
 
-  EventDesk(size_t most, Send send);
+  EventDesk(size_t most, Send send, Publish publish);
 
   /// It happened now.
   void add(Event event);
@@ -39,6 +41,7 @@ class EventDesk {
   std::string host_;
   EventRing ring_;
   Send send_;
+  Publish publish_;
   std::vector<Listener> listeners_;  ///< have seen all that is of interest to them
 };
 

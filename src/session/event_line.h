@@ -1,8 +1,10 @@
-// Events as text: one JSON object a line.
+// Events as text: one JSON object a line, the same from rforkctl and in a datagram of `--notify`.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "session/event.h"
 
@@ -22,5 +24,9 @@ std::string iso_time(int64_t realtime_ns);
 std::string event_line(const HostEvent& event);
 /// {"event":"missed","host":...,"missed":3}: that so many events are not there.
 std::string missed_line(const std::string& host, uint64_t count);
+
+/// The other way round; nullopt when the text is no line of event_line()'s. Members that aren't
+/// known are passed over, so that a monitor reads what later daemons say.
+std::optional<HostEvent> parse_event_line(std::string_view line);
 
 }  // namespace rfork::session

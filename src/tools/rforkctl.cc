@@ -35,6 +35,7 @@ struct Arguments {
   std::string id;
   bool follow = false;
   std::string signal = "TERM";
+  std::string port;
 };
 
 constexpr const char* kExamples = R"(Examples:
@@ -45,6 +46,7 @@ constexpr const char* kExamples = R"(Examples:
   rforkctl --key key 10.0.0.2 wait 3        ends as child 3 ends: its exit status, 128 + its signal
   rforkctl --key key 10.0.0.2 rm 3          forgets it and its output, once it has ended
   rforkctl --key key 10.0.0.2 events -f     what happens to children: a line of JSON for each event
+  rforkctl monitor 7412                     events of every rforkd --notify ADDR:7412, by time
   rforkctl --key key 10.0.0.2 resolve ID    what became of a move that is in doubt
 Exit codes: 0 done, 1 internal, 2 usage, 5 refused (no such child, wrong key), 6 connection lost,
   7 resolve: the daemon does not know the move, 130 interrupted; wait, attach: the child's own.)";
@@ -71,6 +73,10 @@ void add_options(CLI::App& app, Arguments& arguments) {
   events->fallthrough();
   events->add_option("ID", arguments.id, "Only of this child");
   events->add_flag("-f,--follow", arguments.follow, "Go on with new events");
+  CLI::App* const monitor = app.add_subcommand("monitor", "Show what daemons send by --notify");
+  monitor->fallthrough();
+  monitor->add_option("PORT", arguments.port, "[ADDR:]PORT to listen on; all addresses")
+      ->required();
   with_id("kill", "Send a child a signal")
       ->add_option("-s,--signal,SIGNAL", arguments.signal, "Name or number; TERM");
   with_id("wait", "Wait until a child ends, and end as it did");
@@ -146,7 +152,19 @@ void catch_signals() {
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(signal, &action, nullptr);
 }
 
+/// Ends as it is meant to when it is interrupted.
+int monitor(const Arguments& arguments) {
+  if (!arguments.host.empty()) {
+    throw Refusal(Failure::usage, "monitor listens, and asks no HOST",
+                  "rforkd --notify ADDR:PORT there sends events here");
+  }
+  catch_signals();
+  print_monitor(arguments.port, arguments.as_json, [] { return interrupted_by_signal.load(); });
+  return 0;
+}
+
 int run(const std::string& command, const Arguments& arguments) {
+  if (command == "monitor") return monitor(arguments);
   const session::Endpoint endpoint = endpoint_of(arguments);
   if (command == "attach") return attach_to(endpoint, arguments);
   catch_signals();
@@ -175,9 +193,10 @@ int main(int argc, char** argv) {
   add_options(app, arguments);
   return run_program("rforkctl", app, argc, argv, arguments.as_json, [&] {
     if (app.get_subcommands().empty()) {
-      throw Refusal(Failure::usage,
-                    "say what to ask: ps, logs, attach, events, kill, wait, rm or resolve",
-                    "see rforkctl --help");
+      throw Refusal(
+          Failure::usage,
+          "say what to ask: ps, logs, attach, events, kill, wait, rm or resolve; or monitor",
+          "see rforkctl --help");
     }
     return run(app.get_subcommands().front()->get_name(), arguments);
   });

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""What a daemon tells of its children: rforkctl events, and what ps says they use.
+"""What a daemon tells of its children: rforkctl events, rforkctl monitor, and what ps says they use.
 
 events.py CASE root|user
 """
@@ -7,6 +7,7 @@ events.py CASE root|user
 import json
 import os
 import signal
+import subprocess
 import sys
 
 import harness
@@ -15,6 +16,14 @@ from ghost import Moved
 from proxy import Proxy
 
 BEGINNING = ["offered", "received", "restored", "running"]
+PORT = 7412  # in a network namespace of its own
+
+# Sends each argument as a datagram, from one socket.
+SENDER = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for line in sys.argv[3:]: s.sendto(line.encode("latin-1"), (sys.argv[1], int(sys.argv[2])))
+"""
 
 
 def events(daemon, *arguments):
@@ -200,6 +209,66 @@ def behind(world):
     expect(told > 0, "nothing was missed")
 
 
+def forged(host, sequence, time_ns, **members):
+    event = {"sequence": sequence, "time": "-", "time_ns": time_ns, "host": host, "event": "running", "child_id": "1",
+             "move_id": "0" * 32, "name": "forged", "pid": 5, "origin": "elsewhere", "origin_pid": 6}
+    return json.dumps({**event, **members})
+
+
+def monitor(world):
+    """Two daemons on two hosts tell two monitors; what doesn't come or isn't an event is said."""
+    a, b = world.two_hosts()
+    ctl = world.program("rforkctl")
+    shown = world.start([ctl, "monitor", PORT], host=a, stderr=subprocess.STDOUT)
+    raw = world.start([ctl, "--json", "monitor", f"{a.address}:{PORT + 1}"], host=a, stderr=subprocess.STDOUT)
+    for program in shown, raw:
+        expect("waiting for events" in program.line(), f"{program.early}")
+    notify = ["--notify", f"{a.address}:{PORT}", "--notify", f"{a.address}:{PORT + 1}"]
+    process = sleeper(world)
+    daemons = [harness.Daemon(world, host, *notify, "--allow-root") if world.root else
+               harness.Daemon(world, host, *notify) for host in (a, b)]
+    for daemon in daemons:
+        world.trace(process.pid, daemon.address, host=a, key=daemon.key).expect(0)
+    for daemon in reversed(daemons):
+        daemon.ctl("kill", "1", "TERM").expect(0)
+        until(daemon, "1", "ended")
+    kept = [event for daemon in daemons for event in events(daemon)]
+    kept.sort(key=lambda event: event["time_ns"])
+    expect(len(kept) == 12 and {event["host"] for event in kept} == {"host-a", "host-b"}, f"{kept}")
+    said = [json.loads(raw.line()) for _ in kept]
+    expect(said == kept, f"{said} isn't {kept}")
+    for event in kept:
+        line = shown.line()
+        for text in (event["host"], event["event"], "python3", " 1 "):
+            expect(text in line, f"{text} isn't in {line!r}, which is for {event}")
+    expect("signal 15" in line, f"{line!r}")
+
+    def send(*lines):
+        world.run(["/usr/bin/python3", "-c", SENDER, a.address, str(PORT), *lines], host=a).expect(0)
+    send(forged("host-x", 2, 3000), forged("host-x", 1, 2000), forged("host-x", 7, 4000, name="\x1b[31mred\x7f"),
+         "garbage", "more garbage", "{}", forged("host-x", 8, 5000, name="\udcff".encode("utf-8", "replace").decode()))
+    garbage = shown.line()
+    expect("is no event" in garbage and a.address in garbage, f"{garbage!r}")
+    lines = [shown.line() for _ in range(5)]
+    expect(lines[0].split()[1] == lines[1].split()[1] and "forged" in lines[1], f"{lines}")
+    expect("4 events" in lines[2] and "host-x" in lines[2], f"{lines}")
+    expect("[31mred" in lines[3] and "\x1b" not in lines[3] and "\x7f" not in lines[3], f"{lines}")
+    expect("garbage" not in shown.early and shown.early.count("is no event") == 1, f"{shown.early}")
+    for program, number in ((shown, signal.SIGTERM), (raw, signal.SIGINT)):
+        program.signal(number)
+        program.wait(10).expect(0)
+
+
+def usage(world):
+    """What can't be listened on or notified."""
+    ctl, daemon = world.program("rforkctl"), world.program("rforkd")
+    for arguments in (["monitor", "0"], ["monitor", "70000"], ["monitor", "host"], ["monitor", "203.0.113.1:7412"],
+                      ["127.0.0.1", "monitor", "7412"]):
+        world.run([ctl, *arguments]).refused(harness.USAGE)
+    for address in ("7412", "127.0.0.1", "127.0.0.1:0", "no such host:1"):
+        world.run([daemon, "--listen", "127.0.0.1:0", "--notify", address]).refused(harness.USAGE)
+
+
 BUSY = """
 import threading, time
 def spin():
@@ -242,7 +311,7 @@ def uses(world):
 
 
 CASES = {"detached": detached, "exits": exits, "follow": follow, "ghosted": ghosted, "lost": lost, "crashed": crashed,
-         "behind": behind, "uses": uses}
+         "behind": behind, "monitor": monitor, "usage": usage, "uses": uses}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")

@@ -59,6 +59,10 @@ TEST_CASE("addresses as people type them") {
   CHECK(parse_address("fe80::1").host == "fe80::1");
   CHECK(parse_address("::1").port == kDefaultPort);
   CHECK(parse_address("host:0", PortRule::bindable).port == 0);
+  CHECK(parse_address("[::1]:7412", PortRule::required).port == 7412);
+  for (const char* bad : {"host", "7412", "[::1]", "host:0", "ssh:ada@host"}) {
+    CHECK(failure_of([&] { (void)parse_address(bad, PortRule::required); }) == Failure::usage);
+  }
   for (const char* bad : {"", ":7411", "host:", "host:0", "host:70000", "host:-1", "host:7x",
                           "host: 7", "[::1", "[]:1", "[::1]x", "a b", "user@host", "a/b"}) {
     INFO(bad);
