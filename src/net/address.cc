@@ -106,6 +106,7 @@ Address parse_address(std::string_view text, PortRule rule) {
   check_host(text, host);
   Address address{std::string(host), kDefaultPort};
   if (port) address.port = parse_port(text, *port, rule);
+  if (!port && rule == PortRule::required) refuse(text, "it has no port");
   return address;
 }
 

@@ -26,6 +26,7 @@ struct Address {
 enum class PortRule {
   connectable,  ///< 1 to 65535
   bindable,     ///< 0 too: the kernel chooses; and no ssh
+  required,     ///< 1 to 65535, and it must be there; no ssh
 };
 
 /// Throws Refusal(usage) that quotes `text` when it names no host or no valid port.

@@ -50,6 +50,12 @@ std::string_view name_of(FrameType type) {
       return "DONE";
     case FrameType::attend:
       return "ATTEND";
+    case FrameType::events:
+      return "EVENTS";
+    case FrameType::event:
+      return "EVENT";
+    case FrameType::missed:
+      return "MISSED";
     case FrameType::relay:
       return "RELAY";
     case FrameType::relay_taken:

@@ -42,6 +42,9 @@ enum class FrameType : uint8_t {
   waiting = 25,  ///< nothing new, but still here
   done = 26,
   attend = 27,  ///< a ghost, to the agent of its child: its connection was lost
+  events = 28,
+  event = 29,   ///< one for each event
+  missed = 30,  ///< so many are not kept any more
   // A child and its ghost, after RUNNING, in any order: docs/protocol.md.
   relay = 32,         ///< u32 stream, u64 offset, then raw bytes
   relay_taken = 33,   ///< u32 stream, u64 bytes in all that have reached the other side's end

@@ -22,6 +22,7 @@
 #include "base/error.h"
 #include "base/io.h"
 #include "session/agent_door.h"
+#include "session/child_reports.h"
 #include "session/messages.h"
 #include "session/reading.h"
 
@@ -75,6 +76,7 @@ class Attendance {
 
   WorkerContext& worker_;
   const AttendedChild& child_;
+  ChildReports reports_;
   UniqueFd signals_;
   FramePump pump_;
   Relays relays_;
@@ -85,6 +87,7 @@ class Attendance {
   bool ended_ = false;
   std::optional<AgentDoor> door_;
   std::unique_ptr<net::Link> link_;  ///< in the place of the worker's own, which was lost
+  std::string lost_because_;
   bool connected_ = true;
   Clock::time_point give_up_at_;  ///< while not connected
   bool given_up_ = false;
@@ -92,7 +95,12 @@ class Attendance {
 
 Attendance::Attendance(WorkerContext& worker, const AttendedChild& child,
                        std::vector<RelayEnd> ends)
-    : worker_(worker), child_(child), signals_(open_signals()), pump_(worker.link), relays_(pump_) {
+    : worker_(worker),
+      child_(child),
+      reports_(worker.line, child.id),
+      signals_(open_signals()),
+      pump_(worker.link),
+      relays_(pump_) {
   for (RelayEnd& end : ends) {
     inodes_[end.id] = end.inode_of_child;
     if (end.type == image::Description::RelayType::terminal) terminals_[end.id] = end.fd.get();
@@ -207,7 +215,10 @@ void Attendance::hear_child() {
   if (child_.end_pipe >= 0) {
     while (::read(child_.end_pipe, &status, sizeof status) == sizeof status) note(status);
   }
-  while (::waitpid(child_.wait_pid, &status, WNOHANG | WUNTRACED | WCONTINUED) > 0) {
+  rusage usage{};
+  constexpr int kChanges = WNOHANG | WUNTRACED | WCONTINUED;
+  while (::wait4(child_.wait_pid, &status, kChanges, &usage) > 0) {
+    if (WIFEXITED(status) || WIFSIGNALED(status)) reports_.used(usage);
     // What an init says of itself is of use only if it was killed before it could tell of its
     // child.
     if (child_.end_pipe < 0 || WIFSIGNALED(status)) note(status);
@@ -222,14 +233,8 @@ void Attendance::note(int wait_status) {
   }
   if (ended_) return;
   ended_ = WIFEXITED(wait_status) || WIFSIGNALED(wait_status);
-  if (ended_) {
-    relays_.drain();
-    try {
-      worker_.line.tell(PacketType::ended, encode(EndedReport{child_.id, wait_status}));
-    } catch (const std::exception&) {
-      // The daemon has ended; the ghost is told all the same.
-    }
-  }
+  if (ended_) relays_.drain();
+  reports_.changed(wait_status);
   pump_.put(FrameType::child_state, encode(ChildStateMessage{wait_status}));
 }
 
@@ -247,7 +252,9 @@ void Attendance::take(FrameType type, std::span<const std::byte> body) {
 void Attendance::pass_signal(int signal) {
   const bool of_terminal = signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU;
   if (of_terminal && has_default_action(child_.pid, signal)) signal = SIGSTOP;
-  ::syscall(SYS_pidfd_send_signal, child_.pidfd.get(), signal, nullptr, 0);
+  if (::syscall(SYS_pidfd_send_signal, child_.pidfd.get(), signal, nullptr, 0) == 0) {
+    reports_.signalled(signal);
+  }
 }
 
 /// The key that stops the foreground: the child's terminal sends a signal, which the kernel ignores
@@ -269,6 +276,7 @@ void Attendance::notice_keys(std::span<const std::byte> relayed) {
 void Attendance::lose(const std::string& why) {
   if (!connected_) return;
   connected_ = false;
+  lost_because_ = why;
   give_up_at_ = Clock::now() + (door_ ? child_.linger : std::chrono::seconds(0));
   if (!ended_) spdlog::warn("child {} has lost its ghost: {}", child_.id, visible(why));
 }
@@ -277,6 +285,7 @@ void Attendance::give_up() {
   given_up_ = true;
   if (ended_) return;
   spdlog::warn("child {} gets SIGHUP: its ghost has not come back", child_.id);
+  reports_.lost("its ghost has not come back: " + lost_because_);
   pass_signal(SIGHUP);
   pass_signal(SIGCONT);
 }

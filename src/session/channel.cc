@@ -32,7 +32,8 @@ UniqueFd descriptor_of(msghdr& message) {
 
 }  // namespace
 
-void Channel::send(PacketType type, std::span<const std::byte> body, int descriptor) {
+/// Whether there was room.
+bool Channel::try_send(PacketType type, std::span<const std::byte> body, int descriptor) {
   auto type_byte = static_cast<std::byte>(type);
   iovec parts[2] = {{&type_byte, 1}, {const_cast<std::byte*>(body.data()), body.size()}};
   msghdr message{};
@@ -52,9 +53,25 @@ void Channel::send(PacketType type, std::span<const std::byte> body, int descrip
   do {
     n = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
   } while (n < 0 && errno == EINTR);
-  if (n >= 0) return;
+  if (n >= 0) return true;
+  if (errno == EAGAIN) return false;
   if (errno == EPIPE || errno == ECONNRESET) throw ChannelClosed();
   throw_errno("sendmsg", "between daemon and worker");
+}
+
+void Channel::send(PacketType type, std::span<const std::byte> body, int descriptor) {
+  if (!try_send(type, body, descriptor)) {
+    throw Error("sendmsg", EAGAIN, "between daemon and worker");
+  }
+}
+
+void Channel::send_patiently(PacketType type, std::span<const std::byte> body) {
+  while (!try_send(type, body, -1)) {
+    pollfd room{socket_.get(), POLLOUT, 0};
+    if (::poll(&room, 1, -1) < 0 && errno != EINTR) {
+      throw_errno("poll", "between daemon and worker");
+    }
+  }
 }
 
 std::optional<Packet> Channel::receive(std::chrono::milliseconds timeout) {

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "loader/restore.h"
+#include "session/resource_use.h"
 
 namespace rfork::session {
 
@@ -37,6 +38,7 @@ struct ChildInfo {
   int64_t since_ns = 0;  ///< CLOCK_REALTIME when it was announced, later when it was let go
   int64_t ended_ns = 0;  ///< CLOCK_REALTIME
   loader::ChildEnd end;  ///< once ended
+  ResourceUse use;       ///< when asked; once ended, in all
 };
 
 /// "exit status 3", "signal 9 (Killed)", "signal 11 (Segmentation fault), core dumped".

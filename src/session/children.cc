@@ -53,21 +53,34 @@ Child* Children::of_worker(WorkerId worker) {
   return nullptr;
 }
 
-Child& Children::find(const std::string& id) {
+Child* Children::running_of(WorkerId worker) {
+  for (auto& [number, child] : children_) {
+    if (child.worker == worker && child.info.state == ChildState::running) return &child;
+  }
+  return nullptr;
+}
+
+Child* Children::look_up(const std::string& id) {
   uint64_t number = 0;
   const auto [end, error] = std::from_chars(id.data(), id.data() + id.size(), number);
-  const auto found = error == std::errc{} && end == id.data() + id.size() ? children_.find(number)
-                                                                          : children_.end();
-  if (found == children_.end()) {
+  if (error != std::errc{} || end != id.data() + id.size()) return nullptr;
+  const auto found = children_.find(number);
+  return found == children_.end() ? nullptr : &found->second;
+}
+
+Child& Children::find(const std::string& id) {
+  Child* const child = look_up(id);
+  if (child == nullptr) {
     throw Refusal(Failure::destination_refused, fmt::format("there is no child {}", id),
                   "rforkctl HOST ps lists them");
   }
-  return found->second;
+  return *child;
 }
 
 Child* Children::by_wait_pid(pid_t pid) {
-  for (auto& [number, child] : children_) {
-    if (child.wait_pid == pid && child.info.state != ChildState::ended) return &child;
+  // The newest: a pid may be used again, and the init of a child that ended not be waited for.
+  for (auto at = children_.rbegin(); at != children_.rend(); ++at) {
+    if (at->second.wait_pid == pid) return &at->second;
   }
   return nullptr;
 }

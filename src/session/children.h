@@ -31,13 +31,15 @@ using WorkerId = uint64_t;
 struct Child {
   uint64_t number = 0;  ///< info.id as a number
   ChildInfo info;
-  WorkerId worker = 0;  ///< that restores it; meaningless once it runs
-  pid_t wait_pid = 0;   ///< to be waited for: the child, or the init of its pid namespace
+  WorkerId worker = 0;  ///< that restores it, or did
+  pid_t wait_pid = 0;   ///< to be waited for: the child, or the init of its pid namespace; 0 then
   UniqueFd pidfd;       ///< of the child itself
-  UniqueFd end_pipe;  ///< where that init tells how the child ended; empty: the child is waited for
-  std::string log_path;   ///< empty: the log has no name
-  UniqueFd log;           ///< kept open only when it has no name
-  bool aborting = false;  ///< its end is decided
+  UniqueFd end_pipe;    ///< where that init tells of the child; empty: the child is waited for
+  std::optional<int> told_end;  ///< a wait status that came through it
+  bool attended = false;        ///< `worker` stays with it
+  std::string log_path;         ///< empty: the log has no name
+  UniqueFd log;                 ///< kept open only when it has no name
+  bool aborting = false;        ///< its end is decided
 };
 
 class Children {
@@ -48,6 +50,10 @@ class Children {
   Child& announce(ChildInfo info, WorkerId worker);
   /// The child that `worker` restores, while it does; nullptr else.
   Child* of_worker(WorkerId worker);
+  /// The child that runs and was let go by `worker`; nullptr when there is none.
+  Child* running_of(WorkerId worker);
+  /// By what rforkctl calls it; nullptr when there is none.
+  Child* look_up(const std::string& id);
   /// By what rforkctl calls it. Throws Refusal(destination_refused) when there is none.
   Child& find(const std::string& id);
   /// By the pid that wait(2) gave; nullptr when it is none of ours.

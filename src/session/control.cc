@@ -65,6 +65,21 @@ void read_log(const Endpoint& endpoint, const LogsQuestion& question,
   }
 }
 
+void read_events(const Endpoint& endpoint, const std::string& id, bool follow,
+                 const EventSink& sink) {
+  net::Link link = ask(endpoint, FrameType::events, encode(EventsQuestion{id, follow}));
+  for (;;) {
+    const net::Frame frame =
+        answer(link, {FrameType::event, FrameType::missed, FrameType::waiting, FrameType::done});
+    if (frame.type == FrameType::done) return;
+    if (frame.type == FrameType::event) sink.event(decode<HostEvent>(frame.body));
+    if (frame.type == FrameType::missed) {
+      const auto missed = decode<MissedMessage>(frame.body);
+      sink.missed(missed.host, missed.count);
+    }
+  }
+}
+
 void send_signal(const Endpoint& endpoint, const std::string& id, int signal) {
   net::Link link = ask(endpoint, FrameType::kill, encode(KillOrder{id, signal}));
   (void)answer(link, {FrameType::done});

@@ -35,6 +35,7 @@
 #include "session/channel.h"
 #include "session/desk.h"
 #include "session/listener.h"
+#include "session/notifier.h"
 #include "session/worker.h"
 
 namespace rfork::session {
@@ -76,6 +77,7 @@ class Daemon {
   asio::awaitable<void> hear_signals();
   asio::awaitable<void> accept_connections(tcp::acceptor& acceptor);
   asio::awaitable<void> hear_worker(std::shared_ptr<Worker> worker);
+  asio::awaitable<void> hear_init(InitPipe pipe);
   asio::awaitable<void> end_slow_handshakes();
 
   void take_connection(UniqueFd socket, const std::string& peer);
@@ -86,6 +88,7 @@ class Daemon {
   bool make_room();
   void drain(Worker& worker);
   void reap();
+  void bury(std::shared_ptr<Worker> worker, int wait_status);
   void dismiss_workers();
   void send(WorkerId id, PacketType type, const Bytes& body, int descriptor);
 
@@ -96,6 +99,7 @@ class Daemon {
   UniqueFd signal_fd_;
   std::vector<tcp::acceptor>
       acceptors_;  ///< bound first: a daemon that can't listen leaves nothing behind
+  Notifier notifier_;
   std::map<WorkerId, std::shared_ptr<Worker>> workers_;
   WorkerId next_worker_ = 1;
   Desk desk_;
@@ -122,12 +126,13 @@ std::optional<MoveRecords> open_records(const DaemonOptions& options) {
 Daemon::Daemon(const DaemonOptions& options)
     : options_(options),
       acceptors_(bind()),
+      notifier_(options.notify),
       desk_(
           open_logs(options), options.max_ended,
           [this](WorkerId id, PacketType type, const Bytes& body, int descriptor) {
             send(id, type, body, descriptor);
           },
-          open_records(options)) {
+          open_records(options), [this](const HostEvent& event) { notifier_.tell(event); }) {
   // Children whose worker has ended become the daemon's, to be waited for.
   if (prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) throw_errno("prctl(PR_SET_CHILD_SUBREAPER)");
   // Every child costs a descriptor or two.
@@ -315,17 +320,27 @@ asio::awaitable<void> Daemon::hear_worker(std::shared_ptr<Worker> worker) {
   }
 }
 
-/// Everything a worker has said so far.
+/// Everything a worker has said so far: more than its channel holds at a time, but not all that one
+/// says that never stops.
 void Daemon::drain(Worker& worker) {
-  while (std::optional<Packet> packet = worker.channel.receive(std::chrono::milliseconds(0))) {
+  constexpr int kMost = 1024;
+  for (int i = 0; i < kMost; ++i) {
+    std::optional<Packet> packet = worker.channel.receive(std::chrono::milliseconds(0));
+    if (!packet) return;
     if (packet->type == PacketType::authenticated) {
       worker.authenticated = true;
-    } else if (packet->type == PacketType::attends) {
-      worker.attends = true;
-    } else {
-      desk_.handle(worker.id, std::move(*packet));
+      continue;
     }
+    if (packet->type == PacketType::attends) worker.attends = true;
+    desk_.handle(worker.id, std::move(*packet));
   }
+}
+
+asio::awaitable<void> Daemon::hear_init(InitPipe pipe) {
+  asio::posix::stream_descriptor input(context_, pipe.reader.release());
+  do {
+    co_await input.async_wait(descriptor_base::wait_read, asio::use_awaitable);
+  } while (desk_.hear_init(pipe.child_id));
 }
 
 void Daemon::reap() {
@@ -338,27 +353,34 @@ void Daemon::reap() {
     }
   }
   int status = 0;
-  for (pid_t pid; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;) {
-    const auto ended =
+  rusage usage{};
+  constexpr int kChanges = WNOHANG | WUNTRACED | WCONTINUED;
+  for (pid_t pid; (pid = ::wait4(-1, &status, kChanges, &usage)) > 0;) {
+    const auto worker =
         std::ranges::find_if(workers_, [&](const auto& entry) { return entry.second->pid == pid; });
-    if (ended == workers_.end()) {
-      desk_.reaped(pid, status);
-      continue;
+    if (worker == workers_.end()) {
+      desk_.waited(pid, status, final_use(usage));
+    } else if (WIFEXITED(status) || WIFSIGNALED(status)) {
+      bury(worker->second, status);
     }
-    const std::shared_ptr<Worker> worker = ended->second;
-    try {
-      drain(*worker);
-    } catch (const std::exception&) {
-      // The channel's end.
-    }
-    if (WIFSIGNALED(status)) {
-      spdlog::error("{}: its worker was ended by signal {}", worker->peer, WTERMSIG(status));
-    }
-    workers_.erase(ended);
-    worker->input.cancel();
-    desk_.worker_gone(worker->id);
   }
   if (options_.stdio && workers_.empty()) context_.stop();
+}
+
+void Daemon::bury(std::shared_ptr<Worker> worker, int wait_status) {
+  try {
+    drain(*worker);
+  } catch (const std::exception&) {
+    // The channel's end.
+  }
+  if (WIFSIGNALED(wait_status)) {
+    spdlog::error("{}: its worker was ended by signal {}", worker->peer, WTERMSIG(wait_status));
+  }
+  workers_.erase(worker->id);
+  worker->input.cancel();
+  if (std::optional<InitPipe> pipe = desk_.worker_gone(worker->id)) {
+    asio::co_spawn(context_, hear_init(std::move(*pipe)), asio::detached);
+  }
 }
 
 /// Workers see the end of their channels: what they have not let go they end, and tell their

@@ -37,10 +37,23 @@ void DaemonLine::tell(PacketType type, std::span<const std::byte> body, int desc
   }
 }
 
+void DaemonLine::report(PacketType type, std::span<const std::byte> body) {
+  try {
+    channel_.send_patiently(type, body);
+  } catch (const ChannelClosed&) {
+    why_ = kDaemonEnded;
+  }
+}
+
 std::optional<Packet> DaemonLine::hear(PacketType expected, std::chrono::milliseconds timeout) {
   std::optional<Packet> packet;
   try {
-    packet = channel_.receive(timeout);
+    if (early_.empty()) {
+      packet = channel_.receive(timeout);
+    } else {
+      packet = std::move(early_.front());
+      early_.pop_front();
+    }
   } catch (const ChannelClosed&) {
     why_ = kDaemonEnded;
     throw_aborted();
@@ -62,9 +75,11 @@ std::optional<Packet> DaemonLine::hear(PacketType expected, std::chrono::millise
 bool DaemonLine::aborted() {
   if (!why_.empty()) return true;
   try {
-    const std::optional<Packet> packet = channel_.receive(std::chrono::milliseconds(0));
+    std::optional<Packet> packet = channel_.receive(std::chrono::milliseconds(0));
     if (packet && packet->type == PacketType::aborted) {
       why_ = decode<AbortMessage>(packet->body).why;
+    } else if (packet) {
+      early_.push_back(std::move(*packet));
     }
   } catch (const ChannelClosed&) {
     why_ = kDaemonEnded;

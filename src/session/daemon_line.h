@@ -1,6 +1,7 @@
 // A worker's end of its channel to the daemon.
 #pragma once
 
+#include <deque>
 #include <string>
 
 #include "session/channel.h"
@@ -17,6 +18,9 @@ class DaemonLine {
              int descriptor = -1);
   /// Tells, and waits for nothing. Throws as ask().
   void tell(PacketType type, std::span<const std::byte> body = {}, int descriptor = -1);
+  /// Tells what may come often, of a child that runs: waits until the daemon has room for it, and
+  /// does nothing when the daemon has ended.
+  void report(PacketType type, std::span<const std::byte> body);
   /// The answer to what was told, if it came within `timeout`. Throws as ask().
   std::optional<Packet> hear(PacketType expected, std::chrono::milliseconds timeout);
 
@@ -27,7 +31,8 @@ class DaemonLine {
 
  private:
   Channel channel_;
-  std::string why_;  ///< of the abort; empty: none
+  std::deque<Packet> early_;  ///< came while aborted() looked
+  std::string why_;           ///< of the abort; empty: none
 };
 
 }  // namespace rfork::session

@@ -28,8 +28,9 @@ struct DaemonOptions {
   bool stdio = false;  ///< in place of listening: serves what its standard input and output reach
   std::optional<net::Key> key;
   UserPolicy users;
-  std::string state_dir;  ///< empty: the default for this user
-  std::string port_file;  ///< gets the port of the first address; empty: none
+  std::vector<net::Address> notify;  ///< get every event as a datagram
+  std::string state_dir;             ///< empty: the default for this user
+  std::string port_file;             ///< gets the port of the first address; empty: none
   size_t max_connections = 256;
   size_t max_unauthenticated = 64;
   size_t max_ended = 256;  ///< ended children that are remembered

@@ -19,34 +19,35 @@ namespace rfork::session {
 
 namespace {
 
-constexpr size_t kListPart = 32;  ///< children in one packet: well below kMaxPacket
+constexpr size_t kListPart = 32;       ///< children in one packet: well below kMaxPacket
+constexpr size_t kMaxEvents = 10'000;  ///< that are kept: some 4 MiB
 
 int send_signal(const Child& child, int signal) {
   return static_cast<int>(::syscall(SYS_pidfd_send_signal, child.pidfd.get(), signal, nullptr, 0));
 }
 
-/// Whether a running child is stopped: the state letter in /proc/PID/stat, after the name in
-/// brackets.
-bool is_stopped(pid_t pid) {
-  const auto stat = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/stat", pid));
-  const size_t bracket = stat ? stat->rfind(')') : std::string::npos;
-  if (bracket == std::string::npos || bracket + 2 >= stat->size()) return false;
-  return (*stat)[bracket + 2] == 'T';
-}
-
+/// With what only the kernel knows of it.
 ChildInfo current(const Child& child) {
   ChildInfo info = child.info;
-  info.stopped = info.state == ChildState::running && is_stopped(info.pid);
+  if (info.state != ChildState::running) return info;
+  const std::optional<ProcessLook> look = look_at(info.pid);
+  // The pid may be another's by now, unless the child still takes signals.
+  if (look && send_signal(child, 0) == 0) {
+    info.stopped = look->state == 'T';
+    info.use = look->use;
+  }
   return info;
 }
 
 }  // namespace
 
-Desk::Desk(LogStore logs, size_t max_ended, Send send, std::optional<MoveRecords> records)
+Desk::Desk(LogStore logs, size_t max_ended, Send send, std::optional<MoveRecords> records,
+           EventDesk::Publish publish)
     : logs_(std::move(logs)),
       children_(max_ended),
       send_(std::move(send)),
-      records_(std::move(records)) {}
+      records_(std::move(records)),
+      events_(kMaxEvents, send_, std::move(publish)) {}
 
 void Desk::handle(WorkerId worker, Packet packet) {
   try {
@@ -68,8 +69,21 @@ void Desk::dispatch(WorkerId worker, Packet& packet) {
       return grant(worker);
     case PacketType::let_go:
       return let_go(worker);
-    case PacketType::ended:
-      return report_end(packet);
+    case PacketType::received:
+      if (const Child* child = children_.of_worker(worker)) tell(*child, EventKind::received);
+      return;
+    case PacketType::attends:
+      return attend(worker);
+    case PacketType::changed:
+      return take_change(packet);
+    case PacketType::signalled:
+      return take_signal(packet);
+    case PacketType::lost:
+      return take_loss(packet);
+    case PacketType::used:
+      return take_use(packet);
+    case PacketType::events:
+      return events(worker, packet);
     case PacketType::failed:
       return give_up(worker);
     case PacketType::resolve:
@@ -107,6 +121,7 @@ void Desk::announce(WorkerId worker, const Packet& packet) {
     children_.abort(child);
     throw;
   }
+  tell(child, EventKind::offered);
 }
 
 void Desk::stand(WorkerId worker, Packet& packet) {
@@ -121,6 +136,7 @@ void Desk::stand(WorkerId worker, Packet& packet) {
   child->info.inner_pid = standing.inner_pid;
   child->info.state = ChildState::ready;
   send_(worker, PacketType::done, {}, -1);
+  tell(*child, EventKind::restored);
 }
 
 void Desk::take_end_pipe(WorkerId worker, Packet& packet) {
@@ -144,6 +160,7 @@ void Desk::let_go(WorkerId worker) {
   Child* const child = children_.of_worker(worker);
   if (child == nullptr || child->info.state != ChildState::granted) return;
   children_.let_go(*child, clock_ns(CLOCK_REALTIME));
+  tell(*child, EventKind::running);
   record(child->info.move_id, [&](MoveRecords& records) {
     records.let_go(child->info.move_id, child->info.id, child->info.pid);
   });
@@ -203,6 +220,7 @@ void Desk::kill(WorkerId worker, const Packet& packet) {
     throw_errno("pidfd_send_signal", fmt::format("child {}", order.id));
   }
   spdlog::info("child {} is sent signal {}", order.id, order.signal);
+  tell_signal(child, order.signal);
   send_(worker, PacketType::done, {}, -1);
 }
 
@@ -235,11 +253,18 @@ void Desk::give_log(WorkerId worker, const Packet& packet) {
   send_info(worker, PacketType::child, current(child), opened ? opened.get() : child.log.get());
 }
 
-void Desk::worker_gone(WorkerId worker) {
+std::optional<InitPipe> Desk::worker_gone(WorkerId worker) {
   const auto of_worker = [&](const Waiting& one) { return one.worker == worker; };
   std::erase_if(resolves_, of_worker);
   std::erase_if(waits_, of_worker);
+  events_.worker_gone(worker);
   give_up(worker);
+  Child* const left = children_.running_of(worker);
+  if (left == nullptr) return std::nullopt;
+  if (left->attended) lose(*left, "the process that stayed with it has ended");
+  if (!left->end_pipe) return std::nullopt;
+  return InitPipe{left->info.id,
+                  UniqueFd(::fcntl(left->end_pipe.get(), F_DUPFD_CLOEXEC, STDERR_FILENO + 1))};
 }
 
 /// The worker's child, if it has one, never runs.
@@ -251,6 +276,7 @@ void Desk::give_up(WorkerId worker) {
   if (child->pidfd) (void)send_signal(*child, SIGKILL);
   const std::string move_id = child->info.move_id;
   const ChildInfo info = child->info;
+  lose(*child, "it was not let run");
   forget_log(*child);
   children_.abort(*child);
   record(move_id, [&](MoveRecords& records) { records.abort(move_id); });
@@ -264,25 +290,13 @@ void Desk::give_up(WorkerId worker) {
   });
 }
 
-void Desk::reaped(pid_t pid, int wait_status) {
-  Child* const child = children_.by_wait_pid(pid);
-  if (child == nullptr || child->info.state != ChildState::running) return;
-  end_child(child, loader::child_end(wait_status, child->end_pipe.get()));
-}
-
-void Desk::report_end(const Packet& packet) {
-  const auto report = decode<EndedReport>(packet.body);
-  Child& child = children_.find(report.id);
-  if (child.info.state == ChildState::running) {
-    end_child(&child, loader::child_end(report.wait_status, -1));
+void Desk::events(WorkerId worker, const Packet& packet) {
+  const auto question = decode<EventsAfter>(packet.body);
+  const bool first = question.after == 0;
+  if (first && !question.id.empty() && !events_.knows(question.id)) {
+    (void)children_.find(question.id);
   }
-}
-
-void Desk::end_child(Child* child, const loader::ChildEnd& end) {
-  spdlog::info("child {} ended: {}", child->info.id, describe(end));
-  children_.end(*child, end, clock_ns(CLOCK_REALTIME));
-  answer_waits(*child);
-  for (const Child& forgotten : children_.take_excess()) forget_log(forgotten);
+  events_.answer(worker, question);
 }
 
 void Desk::refuse(WorkerId worker, const std::exception& why) {

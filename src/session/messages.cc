@@ -34,6 +34,9 @@ constexpr unsigned last_value(loader::PidMode) {
 constexpr unsigned last_value(ChildState) {
   return static_cast<unsigned>(ChildState::ended);
 }
+constexpr unsigned last_value(EventKind) {
+  return static_cast<unsigned>(EventKind::lost);
+}
 constexpr unsigned last_value(Resolution::State) {
   return static_cast<unsigned>(Resolution::State::unknown);
 }
@@ -75,9 +78,32 @@ void visit_members(auto& visit, Is<ChildStateMessage> auto& x) {
   visit("wait_status", x.wait_status);
 }
 
-void visit_members(auto& visit, Is<EndedReport> auto& x) {
+void visit_members(auto& visit, Is<ChangeReport> auto& x) {
   visit("id", x.id);
   visit("wait_status", x.wait_status);
+}
+
+void visit_members(auto& visit, Is<SignalReport> auto& x) {
+  visit("id", x.id);
+  visit("signal", x.signal);
+}
+
+void visit_members(auto& visit, Is<LostReport> auto& x) {
+  visit("id", x.id);
+  visit("reason", x.reason);
+}
+
+void visit_members(auto& visit, Is<ResourceUse> auto& x) {
+  visit("known", x.known);
+  visit("cpu_ns", x.cpu_ns);
+  visit("resident_bytes", x.resident_bytes);
+  visit("max_resident_bytes", x.max_resident_bytes);
+  visit("threads", x.threads);
+}
+
+void visit_members(auto& visit, Is<UseReport> auto& x) {
+  visit("id", x.id);
+  visit("use", x.use);
 }
 
 void visit_members(auto& visit, Is<EndMessage> auto& x) {
@@ -123,6 +149,52 @@ void visit_members(auto& visit, Is<LogsQuestion> auto& x) {
   visit("offset", x.offset);
 }
 
+void visit_members(auto& visit, Is<EventsQuestion> auto& x) {
+  visit("id", x.id);
+  visit("follow", x.follow);
+}
+
+void visit_members(auto& visit, Is<EventsAfter> auto& x) {
+  visit("after", x.after);
+  visit("id", x.id);
+  visit("wait", x.wait);
+}
+
+void visit_members(auto& visit, Is<Event> auto& x) {
+  visit("sequence", x.sequence);
+  visit("time_ns", x.time_ns);
+  visit("kind", x.kind);
+  visit("child_id", x.child_id);
+  visit("move_id", x.move_id);
+  visit("name", x.name);
+  visit("pid", x.pid);
+  visit("origin", x.origin);
+  visit("origin_pid", x.origin_pid);
+  visit("signal", x.signal);
+  visit("signalled", x.end.signalled);
+  visit("code", x.end.code);
+  visit("core_dumped", x.end.core_dumped);
+  visit("reason", x.reason);
+}
+
+void visit_members(auto& visit, Is<HostEvent> auto& x) {
+  visit("host", x.host);
+  visit("event", x.event);
+}
+
+void visit_members(auto& visit, Is<MissedMessage> auto& x) {
+  visit("host", x.host);
+  visit("count", x.count);
+}
+
+void visit_members(auto& visit, Is<EventsPart> auto& x) {
+  visit("host", x.host);
+  visit("missed", x.missed);
+  visit("last", x.last);
+  visit("more", x.more);
+  visit("events", x.events);
+}
+
 void visit_members(auto& visit, Is<KillOrder> auto& x) {
   visit("id", x.id);
   visit("signal", x.signal);
@@ -145,6 +217,7 @@ void visit_members(auto& visit, Is<ChildInfo> auto& x) {
   visit("signalled", x.end.signalled);
   visit("code", x.end.code);
   visit("core_dumped", x.end.core_dumped);
+  visit("use", x.use);
 }
 
 void visit_members(auto& visit, Is<Announcement> auto& x) {
@@ -325,6 +398,12 @@ constexpr std::string_view kName<ChildInfo> = "CHILD";
 template <>
 constexpr std::string_view kName<LogsQuestion> = "LOGS";
 template <>
+constexpr std::string_view kName<EventsQuestion> = "EVENTS";
+template <>
+constexpr std::string_view kName<HostEvent> = "EVENT";
+template <>
+constexpr std::string_view kName<MissedMessage> = "MISSED";
+template <>
 constexpr std::string_view kName<KillOrder> = "KILL";
 
 }  // namespace
@@ -374,7 +453,15 @@ RFORK_MESSAGE(Announcement)
 RFORK_MESSAGE(Standing)
 RFORK_MESSAGE(SignalMessage)
 RFORK_MESSAGE(ChildStateMessage)
-RFORK_MESSAGE(EndedReport)
+RFORK_MESSAGE(ChangeReport)
+RFORK_MESSAGE(SignalReport)
+RFORK_MESSAGE(LostReport)
+RFORK_MESSAGE(UseReport)
+RFORK_MESSAGE(EventsQuestion)
+RFORK_MESSAGE(HostEvent)
+RFORK_MESSAGE(MissedMessage)
+RFORK_MESSAGE(EventsAfter)
+RFORK_MESSAGE(EventsPart)
 RFORK_MESSAGE(ListQuestion)
 RFORK_MESSAGE(ListPart)
 

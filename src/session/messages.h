@@ -14,6 +14,8 @@
 #include "base/error.h"
 #include "base/io.h"
 #include "session/child_info.h"
+#include "session/event_line.h"
+#include "session/event_ring.h"
 #include "session/offer.h"
 
 namespace rfork::session {
@@ -48,6 +50,11 @@ struct LogsQuestion {
   uint64_t offset = 0;  ///< bytes of it that are known already
 };
 
+struct EventsQuestion {
+  std::string id;  ///< of a child; empty: all
+  bool follow = false;
+};
+
 struct KillOrder {
   std::string id;
   int32_t signal = 0;
@@ -63,7 +70,13 @@ struct ChildStateMessage {
   int32_t wait_status = 0;  ///< as wait(2) gives it
 };
 
-// Daemon to client: Answer, Ready, Running, Resolution, ChildInfo, and
+// Daemon to client: Answer, Ready, Running, Resolution, ChildInfo, HostEvent, and
+
+/// Events that were overwritten before they could be given.
+struct MissedMessage {
+  std::string host;
+  uint64_t count = 0;
+};
 
 struct RefusedMessage {
   std::vector<Reason> reasons;
@@ -83,10 +96,36 @@ struct Standing {
   pid_t inner_pid = 0;
 };
 
-/// An attended child ended: its worker is its parent, and has waited for it.
-struct EndedReport {
+// Of an attended child, whose worker is its parent.
+
+/// It stopped, went on or ended.
+struct ChangeReport {
   std::string id;
   int32_t wait_status = 0;  ///< the child's own
+};
+
+struct SignalReport {
+  std::string id;
+  int32_t signal = 0;
+};
+
+/// Its ghost can't be reached any more.
+struct LostReport {
+  std::string id;
+  std::string reason;
+};
+
+/// What it used in all.
+struct UseReport {
+  std::string id;
+  ResourceUse use;
+};
+
+/// Answered by EventsPart.
+struct EventsAfter {
+  uint64_t after = 0;  ///< those with larger numbers
+  std::string id;      ///< of a child; empty: all
+  bool wait = false;   ///< until there is one
 };
 
 struct ListQuestion {

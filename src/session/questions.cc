@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <limits>
+#include <optional>
 #include <thread>
 
 #include "base/error.h"
@@ -38,6 +39,16 @@ class Keepalive {
   WorkerContext& worker_;
   Clock::time_point last_ = Clock::now();
 };
+
+/// The answer to what was told, whenever it comes; nullopt when the client left.
+std::optional<Packet> hear_patiently(WorkerContext& worker, PacketType expected) {
+  Keepalive keepalive(worker);
+  for (;;) {
+    if (auto packet = worker.line.hear(expected, kLook)) return packet;
+    if (worker.link.input_waiting()) return std::nullopt;
+    keepalive.tick();
+  }
+}
 
 /// Sends what a log has from `offset` on; gives where it ended.
 off_t send_log(WorkerContext& worker, int log, off_t offset) {
@@ -109,16 +120,31 @@ void answer_kill(WorkerContext& worker, const net::Frame& request) {
 }
 
 void answer_wait(WorkerContext& worker, const net::Frame& request) {
-  const auto question = decode<ChildQuestion>(request.body);
-  worker.line.tell(PacketType::wait, encode(question));
-  Keepalive keepalive(worker);
-  for (;;) {
-    if (const auto packet = worker.line.hear(PacketType::child, kLook)) {
-      return reply(worker, FrameType::child, packet->body);
-    }
-    if (worker.link.input_waiting()) return;  // the client left
-    keepalive.tick();
+  worker.line.tell(PacketType::wait, encode(decode<ChildQuestion>(request.body)));
+  if (const auto packet = hear_patiently(worker, PacketType::child)) {
+    reply(worker, FrameType::child, packet->body);
   }
+}
+
+void answer_events(WorkerContext& worker, const net::Frame& request) {
+  const auto question = decode<EventsQuestion>(request.body);
+  EventsAfter next{0, question.id, false};
+  for (bool last = false; !last;) {
+    worker.line.tell(PacketType::events, encode(next));
+    const auto packet = hear_patiently(worker, PacketType::happened);
+    if (!packet) return;
+    const auto part = decode<EventsPart>(packet->body);
+    if (part.missed != 0) {
+      reply(worker, FrameType::missed, encode(MissedMessage{part.host, part.missed}));
+    }
+    for (const Event& event : part.events) {
+      reply(worker, FrameType::event, encode(HostEvent{part.host, event}));
+    }
+    next.after = part.last;
+    next.wait = question.follow && !part.more;
+    last = !question.follow && !part.more;
+  }
+  reply(worker, FrameType::done);
 }
 
 void answer_remove(WorkerContext& worker, const net::Frame& request) {

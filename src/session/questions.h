@@ -11,6 +11,7 @@ namespace rfork::session {
 void answer_resolve(WorkerContext& worker, const net::Frame& request);
 void answer_list(WorkerContext& worker);
 void answer_logs(WorkerContext& worker, const net::Frame& request);
+void answer_events(WorkerContext& worker, const net::Frame& request);
 void answer_kill(WorkerContext& worker, const net::Frame& request);
 void answer_wait(WorkerContext& worker, const net::Frame& request);
 void answer_remove(WorkerContext& worker, const net::Frame& request);

@@ -186,6 +186,7 @@ void Reception::take_trailer() {
   input_.fill(trailer, metadata_.total_size);
   verifier_->check(trailer);
   input_.finish();
+  worker_.line.tell(PacketType::received);
 }
 
 void Reception::stand_ready() {

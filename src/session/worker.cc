@@ -74,6 +74,8 @@ void serve_request(WorkerContext& worker) {
       return answer_list(worker);
     case FrameType::logs:
       return answer_logs(worker, request);
+    case FrameType::events:
+      return answer_events(worker, request);
     case FrameType::kill:
       return answer_kill(worker, request);
     case FrameType::wait:

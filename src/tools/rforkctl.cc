@@ -1,5 +1,4 @@
 // rforkctl: what a person asks a daemon about its children.
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -8,7 +7,6 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
-#include <ctime>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -19,6 +17,8 @@
 #include "net/key.h"
 #include "session/attach.h"
 #include "session/control.h"
+#include "tools/child_table.h"
+#include "tools/event_output.h"
 #include "tools/program.h"
 
 namespace {
@@ -35,15 +35,18 @@ struct Arguments {
   std::string id;
   bool follow = false;
   std::string signal = "TERM";
+  std::string port;
 };
 
 constexpr const char* kExamples = R"(Examples:
-  rforkctl --key key 10.0.0.2 ps            children: id, pid, name, from where, since when, state
+  rforkctl --key key 10.0.0.2 ps            children: from where, since when, what they use, state
   rforkctl --key key 10.0.0.2 logs -f 3     the output of child 3, until it ends
   rforkctl --key key 10.0.0.2 attach 3      the same, and signals (Ctrl-C too) go to it
   rforkctl --key key 10.0.0.2 kill 3 USR1   a signal for it (TERM unless said otherwise)
   rforkctl --key key 10.0.0.2 wait 3        ends as child 3 ends: its exit status, 128 + its signal
   rforkctl --key key 10.0.0.2 rm 3          forgets it and its output, once it has ended
+  rforkctl --key key 10.0.0.2 events -f     what happens to children: a line of JSON for each event
+  rforkctl monitor 7412                     events of every rforkd --notify ADDR:7412, by time
   rforkctl --key key 10.0.0.2 resolve ID    what became of a move that is in doubt
 Exit codes: 0 done, 1 internal, 2 usage, 5 refused (no such child, wrong key), 6 connection lost,
   7 resolve: the daemon does not know the move, 130 interrupted; wait, attach: the child's own.)";
@@ -66,6 +69,14 @@ void add_options(CLI::App& app, Arguments& arguments) {
   with_id("logs", "Show what a child wrote")
       ->add_flag("-f,--follow", arguments.follow, "Go on until it ends");
   with_id("attach", "Stand for a child: its output, its signals, its end");
+  CLI::App* const events = app.add_subcommand("events", "Show what happened to children");
+  events->fallthrough();
+  events->add_option("ID", arguments.id, "Only of this child");
+  events->add_flag("-f,--follow", arguments.follow, "Go on with new events");
+  CLI::App* const monitor = app.add_subcommand("monitor", "Show what daemons send by --notify");
+  monitor->fallthrough();
+  monitor->add_option("PORT", arguments.port, "[ADDR:]PORT to listen on; all addresses")
+      ->required();
   with_id("kill", "Send a child a signal")
       ->add_option("-s,--signal,SIGNAL", arguments.signal, "Name or number; TERM");
   with_id("wait", "Wait until a child ends, and end as it did");
@@ -92,37 +103,6 @@ session::Endpoint endpoint_of(const Arguments& arguments) {
   return endpoint;
 }
 
-std::string state_text(const session::ChildInfo& child) {
-  if (child.state == session::ChildState::ended) return "ended, " + session::describe(child.end);
-  return child.stopped ? "stopped" : std::string(name_of(child.state));
-}
-
-std::string time_text(int64_t realtime_ns) {
-  return fmt::format("{:%F %T}", fmt::localtime(static_cast<time_t>(realtime_ns / 1'000'000'000)));
-}
-
-json to_json(const session::ChildInfo& child) {
-  json object = {{"id", child.id},
-                 {"move_id", child.move_id},
-                 {"state", name_of(child.state)},
-                 {"stopped", child.stopped},
-                 {"pid", child.pid},
-                 {"inner_pid", child.inner_pid},
-                 {"name", child.name},
-                 {"user", child.user},
-                 {"origin", child.origin},
-                 {"origin_pid", child.origin_pid},
-                 {"moved", child.moved},
-                 {"since_ns", child.since_ns}};
-  if (child.state == session::ChildState::ended) {
-    object["ended_ns"] = child.ended_ns;
-    object["exit_code"] = session::exit_code(child.end);
-    object["signal"] = child.end.signalled ? json(child.end.code) : json(nullptr);
-    object["core_dumped"] = child.end.core_dumped;
-  }
-  return object;
-}
-
 /// Names are the kernel's bytes, which JSON text can't always hold.
 void print_json(const json& value) {
   std::puts(value.dump(-1, ' ', false, json::error_handler_t::replace).c_str());
@@ -135,13 +115,7 @@ void print_children(const session::Endpoint& endpoint, bool as_json) {
     for (const session::ChildInfo& child : children) list.push_back(to_json(child));
     return print_json({{"children", list}});
   }
-  constexpr const char* kRow = "{:>4}  {:>7}  {:<15}  {:<10}  {:<22}  {:<19}  {}\n";
-  fmt::print(kRow, "ID", "PID", "NAME", "USER", "FROM", "SINCE", "STATE");
-  for (const session::ChildInfo& child : children) {
-    fmt::print(kRow, child.id, child.pid == 0 ? "-" : std::to_string(child.pid), child.name,
-               child.user, fmt::format("{}:{}", child.origin, child.origin_pid),
-               time_text(child.since_ns), state_text(child));
-  }
+  fmt::print("{}", child_table(children));
 }
 
 int wait_for(const session::Endpoint& endpoint, const Arguments& arguments) {
@@ -178,7 +152,19 @@ void catch_signals() {
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(signal, &action, nullptr);
 }
 
+/// Ends as it is meant to when it is interrupted.
+int monitor(const Arguments& arguments) {
+  if (!arguments.host.empty()) {
+    throw Refusal(Failure::usage, "monitor listens, and asks no HOST",
+                  "rforkd --notify ADDR:PORT there sends events here");
+  }
+  catch_signals();
+  print_monitor(arguments.port, arguments.as_json, [] { return interrupted_by_signal.load(); });
+  return 0;
+}
+
 int run(const std::string& command, const Arguments& arguments) {
+  if (command == "monitor") return monitor(arguments);
   const session::Endpoint endpoint = endpoint_of(arguments);
   if (command == "attach") return attach_to(endpoint, arguments);
   catch_signals();
@@ -189,6 +175,8 @@ int run(const std::string& command, const Arguments& arguments) {
   } else if (command == "logs") {
     session::read_log(endpoint, {arguments.id, arguments.follow},
                       [](auto bytes) { write_full(STDOUT_FILENO, bytes, "standard output"); });
+  } else if (command == "events") {
+    print_events(endpoint, arguments.id, arguments.follow);
   } else if (command == "kill") {
     session::send_signal(endpoint, arguments.id, signal_number(arguments.signal));
   } else {
@@ -205,8 +193,10 @@ int main(int argc, char** argv) {
   add_options(app, arguments);
   return run_program("rforkctl", app, argc, argv, arguments.as_json, [&] {
     if (app.get_subcommands().empty()) {
-      throw Refusal(Failure::usage, "say what to ask: ps, logs, attach, kill, wait, rm or resolve",
-                    "see rforkctl --help");
+      throw Refusal(
+          Failure::usage,
+          "say what to ask: ps, logs, attach, events, kill, wait, rm or resolve; or monitor",
+          "see rforkctl --help");
     }
     return run(app.get_subcommands().front()->get_name(), arguments);
   });

@@ -29,6 +29,7 @@ struct Arguments {
   bool allow_root = false;
   std::string state;
   std::string port_file;
+  std::vector<std::string> notify;
 };
 
 constexpr const char* kExamples = R"(Examples:
@@ -36,6 +37,7 @@ constexpr const char* kExamples = R"(Examples:
   rforkd --listen 10.0.0.2:7411 --key key       takes processes from whoever has the key
   rforkd --key key --listen :: --allow-user ada   as root: runs ada's processes as ada
   rforkd                                        127.0.0.1:7411, for this user on this host only
+  rforkd --key key --listen :: --notify 10.0.0.9:7412   tells a monitor there what happens
   rforkd --stdio                                what `rfork-trace PID ssh:USER@HOST` runs there
 Children outlive the daemon. Whoever has the key can run anything as the users allowed here.
 Exit codes: 0 ended by SIGTERM, SIGINT or SIGHUP, 1 internal, 2 usage, address or key file.)";
@@ -57,6 +59,9 @@ void add_options(CLI::App& app, Arguments& arguments) {
                  "Directory for the children's output; default /var/lib/rforkd for root,\n"
                  "else $XDG_STATE_HOME/rforkd or ~/.local/state/rforkd");
   app.add_option("--port-file", arguments.port_file, "Write the port of the first ADDR here");
+  app.add_option("--notify", arguments.notify,
+                 "Send events to `rforkctl monitor` at ADDR:PORT (may be repeated)")
+      ->type_name("ADDR:PORT");
   app.set_version_flag("--version", "rforkd " RFORK_VERSION);
   app.footer(kExamples);
 }
@@ -98,6 +103,9 @@ session::DaemonOptions listening_options(const Arguments& arguments) {
 session::DaemonOptions daemon_options(const Arguments& arguments) {
   session::DaemonOptions options =
       arguments.stdio ? stdio_options(arguments) : listening_options(arguments);
+  for (const std::string& text : arguments.notify) {
+    options.notify.push_back(net::parse_address(text, net::PortRule::required));
+  }
   if (!arguments.state.empty()) options.state_dir = std::filesystem::absolute(arguments.state);
   return options;
 }

@@ -90,7 +90,7 @@ def man(world):
         page = (MANUAL / f"{name}.{section}").read_text()
         helps = [call(world.program(name), "--help")]
         if name == "rforkctl":
-            helps += [call(world.program(name), command, "--help") for command in ("logs", "kill", "wait")]
+            helps += [call(world.program(name), command, "--help") for command in ("logs", "events", "monitor", "kill", "wait")]
         offered = set(re.findall(r"(?m)^ +(?:-\w,)?--([a-z-]+)", "\n".join(helps)))
         described = set(re.findall(r"(?m)^\.It Fl (?:\w , )?-([a-z-]+)", page))
         expect(offered and "help" in offered, f"no options in {helps}")

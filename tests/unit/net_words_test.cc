@@ -59,6 +59,10 @@ TEST_CASE("addresses as people type them") {
   CHECK(parse_address("fe80::1").host == "fe80::1");
   CHECK(parse_address("::1").port == kDefaultPort);
   CHECK(parse_address("host:0", PortRule::bindable).port == 0);
+  CHECK(parse_address("[::1]:7412", PortRule::required).port == 7412);
+  for (const char* bad : {"host", "7412", "[::1]", "host:0", "ssh:ada@host"}) {
+    CHECK(failure_of([&] { (void)parse_address(bad, PortRule::required); }) == Failure::usage);
+  }
   for (const char* bad : {"", ":7411", "host:", "host:0", "host:70000", "host:-1", "host:7x",
                           "host: 7", "[::1", "[]:1", "[::1]x", "a b", "user@host", "a/b"}) {
     INFO(bad);
@@ -151,7 +155,7 @@ TEST_CASE("frame headers are judged before their bodies") {
   CHECK(refused({FrameType::data, kMaxDataBody + 1}) == Failure::connection_lost);
   CHECK(refused({FrameType::answer, kMaxControlBody + 1}) == Failure::connection_lost);
   CHECK(refused({FrameType::go, UINT32_MAX}) == Failure::connection_lost);
-  for (const int type : {0, 10, 15, 27, 255}) {
+  for (const int type : {0, 10, 15, 31, 255}) {
     CHECK(refused({static_cast<FrameType>(type), 0}) == Failure::connection_lost);
   }
 }

@@ -134,7 +134,7 @@ TEST_CASE("a child is let go, seen, ended and forgotten") {
   CHECK(f.sent.empty());
   f.tell(3, PacketType::kill, KillOrder{id, SIGUSR1});
   CHECK(f.take().type == PacketType::done);
-  f.desk.reaped(pid, f.reap(pid));
+  f.desk.waited(pid, f.reap(pid));
   const Sent waited = f.take();
   CHECK(waited.worker == 4);
   CHECK(decode<ChildInfo>(waited.body).end.code == SIGUSR1);
@@ -189,7 +189,7 @@ TEST_CASE("a question after the grant waits for what becomes of it") {
     CHECK(decode<Resolution>(f.take().body).state == State::aborted);
     const int status = f.reap(pid);
     CHECK((WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL));
-    f.desk.reaped(pid, status);
+    f.desk.waited(pid, status);
     CHECK(f.resolve(2, kMove).state == State::aborted);
   }
 }
@@ -234,7 +234,7 @@ TEST_CASE("the oldest ended children are forgotten, with their logs") {
     f.tell(worker, PacketType::let_go);
     f.desk.worker_gone(worker);
     ::kill(pid, SIGKILL);
-    f.desk.reaped(pid, f.reap(pid));
+    f.desk.waited(pid, f.reap(pid));
   }
   f.tell(1, PacketType::list, ListQuestion{});
   const auto list = decode<ListPart>(f.take().body);
@@ -277,7 +277,7 @@ TEST_CASE("what a worker may not say is refused, and nothing else happens") {
     CHECK_THAT(decode<RefusedMessage>(answer.body).reasons.at(0).what, Contains("no child"));
   }
   f.desk.worker_gone(77);
-  f.desk.reaped(1, 0);
+  f.desk.waited(1, 0);
 }
 
 TEST_CASE("a child's end is told by the pipe of its namespace's init, where it has one") {
@@ -295,7 +295,7 @@ TEST_CASE("a child's end is told by the pipe of its namespace's init, where it h
   f.tell(1, PacketType::let_go);
   const int of_child = 200 << 8;  // exit(200), which as an init's exit status could be a signal
   REQUIRE(::write(writer.get(), &of_child, sizeof of_child) == sizeof of_child);
-  f.desk.reaped(pid, 3 << 8);
+  f.desk.waited(pid, 3 << 8);
   f.tell(2, PacketType::look, ChildQuestion{id});
   const auto info = decode<ChildInfo>(f.take().body);
   CHECK_FALSE(info.end.signalled);
