@@ -68,7 +68,7 @@ void add_options(CLI::App& app, Arguments& arguments) {
   };
   with_id("logs", "Show what a child wrote")
       ->add_flag("-f,--follow", arguments.follow, "Go on until it ends");
-  with_id("attach", "Stand for a child: its output and end are this command's, signals go to it");
+  with_id("attach", "Stand for a child: its output comes here, signals go to it");
   CLI::App* const events = app.add_subcommand("events", "Show what happened to children");
   events->fallthrough();
   events->add_option("ID", arguments.id, "Only of this child");
