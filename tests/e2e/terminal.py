@@ -172,6 +172,7 @@ def window(world):
     screen.run("lines.py")
     for rows, columns in ((30, 100), (10, 40), (50, 132)):
         screen.resize(rows, columns)
+        screen.type("\n")    # a signal just before Python's read(2) is noticed after it only
         screen.expect(rf"window is {rows} x {columns}\r\n")
     screen.type("size\n")
     screen.expect(r"size is 50 x 132\r\n")
@@ -195,6 +196,8 @@ def job_control(world):
         screen.type("again\n")
         screen.expect(r"read 'again'\r\n")
     screen.type("\x03")
+    screen.expect(r"\^C")
+    screen.type("\n")    # a signal just before Python's read(2) is noticed after it only
     screen.expect(r"interrupted\r\n")
     screen.type("after\n")
     screen.expect(r"read 'after'\r\n")
