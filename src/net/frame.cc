@@ -70,6 +70,8 @@ std::string_view name_of(FrameType type) {
       return "RELAY_WANTED";
     case FrameType::relay_window:
       return "RELAY_WINDOW";
+    case FrameType::relay_modes:
+      return "RELAY_MODES";
     case FrameType::signal:
       return "SIGNAL";
     case FrameType::child_state:

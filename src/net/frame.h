@@ -53,6 +53,7 @@ enum class FrameType : uint8_t {
   relay_ready = 38,   ///< u32 stream, u64 0: there is something to read, for who wants it
   relay_wanted = 39,  ///< u32 stream, u64 0: somebody reads there
   relay_window = 40,  ///< u32 stream, struct winsize: of a terminal
+  relay_modes = 43,   ///< u32 stream, u64 0, struct termios2: of a terminal, before CHILD_STATE
   signal = 36,        ///< i32: to the child
   child_state = 37,   ///< what became of the child
   received = 41,      ///< u64 bytes of frames since RUNNING: they need not be kept any longer

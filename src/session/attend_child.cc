@@ -68,6 +68,7 @@ class Attendance {
   int patience_ms();
   int look_for_readers();
   void note(int wait_status);
+  void tell_modes();
   void take(FrameType type, std::span<const std::byte> body);
   void pass_signal(int signal);
   void notice_keys(std::span<const std::byte> relayed);
@@ -80,10 +81,10 @@ class Attendance {
   UniqueFd signals_;
   FramePump pump_;
   Relays relays_;
-  std::map<uint32_t, uint64_t> inodes_;  ///< of what the child has, by stream
-  std::map<uint32_t, int> terminals_;    ///< our ends, by stream
-  int pause_ms_ = 1;                     ///< before the next look for readers
-  bool stop_key_ = false;                ///< stopped the child, in the kernel's place
+  std::map<uint32_t, uint64_t> inodes_;     ///< of what the child has, by stream
+  std::map<uint32_t, UniqueFd> terminals_;  ///< our ends, by stream
+  int pause_ms_ = 1;                        ///< before the next look for readers
+  bool stop_key_ = false;                   ///< stopped the child, in the kernel's place
   bool ended_ = false;
   std::optional<AgentDoor> door_;
   std::unique_ptr<net::Link> link_;  ///< in the place of the worker's own, which was lost
@@ -103,7 +104,9 @@ Attendance::Attendance(WorkerContext& worker, const AttendedChild& child,
       relays_(pump_) {
   for (RelayEnd& end : ends) {
     inodes_[end.id] = end.inode_of_child;
-    if (end.type == image::Description::RelayType::terminal) terminals_[end.id] = end.fd.get();
+    if (end.type == image::Description::RelayType::terminal) {
+      terminals_[end.id].reset(::fcntl(end.fd.get(), F_DUPFD_CLOEXEC, 0));
+    }
     add_at_destination(relays_, std::move(end));
   }
   if (child_.end_pipe >= 0 && ::fcntl(child_.end_pipe, F_SETFL, O_NONBLOCK) != 0) {
@@ -234,8 +237,19 @@ void Attendance::note(int wait_status) {
   if (ended_) return;
   ended_ = WIFEXITED(wait_status) || WIFSIGNALED(wait_status);
   if (ended_) relays_.drain();
+  if (ended_ || WIFSTOPPED(wait_status)) tell_modes();
   reports_.changed(wait_status);
   pump_.put(FrameType::child_state, encode(ChildStateMessage{wait_status}));
+}
+
+/// The terminal at the origin is given back as its program leaves it.
+void Attendance::tell_modes() {
+  for (const auto& [id, terminal] : terminals_) {
+    termios2 modes{};
+    if (::ioctl(terminal.get(), TCGETS2, &modes) == 0) {
+      relays_.tell_modes(id, std::as_bytes(std::span(&modes, 1)));
+    }
+  }
 }
 
 void Attendance::take(FrameType type, std::span<const std::byte> body) {
@@ -264,7 +278,7 @@ void Attendance::notice_keys(std::span<const std::byte> relayed) {
   std::memcpy(&id, relayed.data(), sizeof id);
   const auto terminal = terminals_.find(id);
   termios2 modes{};
-  if (terminal == terminals_.end() || ::ioctl(terminal->second, TCGETS2, &modes) != 0) return;
+  if (terminal == terminals_.end() || ::ioctl(terminal->second.get(), TCGETS2, &modes) != 0) return;
   const auto keys = relayed.subspan(kRelayHeadSize);
   const auto stop = static_cast<std::byte>(modes.c_cc[VSUSP]);
   if ((modes.c_lflag & ISIG) == 0 || std::ranges::find(keys, stop) == keys.end()) return;

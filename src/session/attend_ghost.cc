@@ -14,6 +14,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <set>
@@ -90,6 +91,7 @@ class Attendance {
   int patience_ms() const;
   void rest();
   void take(FrameType type, std::span<const std::byte> body);
+  void take_modes(std::span<const std::byte> body);
   void take_state(int wait_status);
   void end_ghost();
   void use_terminal(bool ours);
@@ -287,6 +289,7 @@ void Attendance::hear_ghost() {
 void Attendance::take(FrameType type, std::span<const std::byte> body) {
   try {
     if (Relays::takes(type)) return relays_.take(type, body);
+    if (type == FrameType::relay_modes) return take_modes(body);
     if (type != FrameType::child_state) {
       throw Refusal(Failure::connection_lost,
                     fmt::format("it sent {} to a ghost", net::name_of(type)));
@@ -295,6 +298,17 @@ void Attendance::take(FrameType type, std::span<const std::byte> body) {
   } catch (const Refusal& refusal) {
     give_up(refusal.what());  // it would say the same again
   }
+}
+
+void Attendance::take_modes(std::span<const std::byte> body) {
+  termios2 modes{};
+  uint32_t id = 0;
+  if (body.size() != kRelayHeadSize + sizeof modes) {
+    throw Refusal(Failure::connection_lost, "RELAY_MODES has another size");
+  }
+  std::memcpy(&id, body.data(), sizeof id);
+  std::memcpy(&modes, body.data() + kRelayHeadSize, sizeof modes);
+  if (terminal_ && id == terminal_id_) terminal_->set_modes(modes);
 }
 
 void Attendance::take_state(int wait_status) {

@@ -57,6 +57,10 @@ void OriginTerminal::give_back() {
   before_.reset();
 }
 
+void OriginTerminal::set_modes(const termios2& modes) {
+  if (before_) before_ = modes;
+}
+
 std::optional<uint64_t> OriginTerminal::window_size() const {
   winsize size{};
   static_assert(sizeof size == sizeof(uint64_t));

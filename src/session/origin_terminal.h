@@ -26,6 +26,8 @@ class OriginTerminal {
   /// Makes it raw if the ghost is in the foreground; whether it is ours now.
   bool take();
   void give_back();
+  /// What its program has made of the terminal's modes elsewhere: it is given back so.
+  void set_modes(const termios2& modes);
   /// struct winsize as it is.
   std::optional<uint64_t> window_size() const;
 

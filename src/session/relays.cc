@@ -298,6 +298,10 @@ void Relays::tell_window(uint32_t id, uint64_t size) {
   pump_.put(FrameType::relay_window, encode_head(id, size));
 }
 
+void Relays::tell_modes(uint32_t id, std::span<const std::byte> modes) {
+  pump_.put(FrameType::relay_modes, encode_head(id, 0), modes);
+}
+
 void Relays::want(uint32_t id) {
   streams_.at(id).offered = false;
   pump_.put(FrameType::relay_wanted, encode_head(id, 0));

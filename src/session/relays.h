@@ -53,6 +53,8 @@ class Relays {
   void hold(uint32_t id, bool held);
   /// The window of terminal `id` has a size; the other side sets it.
   void tell_window(uint32_t id, uint64_t size);
+  /// The child's terminal `id` has the modes (struct termios2) of these bytes.
+  void tell_modes(uint32_t id, std::span<const std::byte> modes);
   /// Tells the other side that somebody reads `id` here.
   void want(uint32_t id);
 

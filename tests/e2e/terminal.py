@@ -240,7 +240,9 @@ def raw(world):
     # The mode that it has when it moves comes along.
     screen.run("keys.py", "now")
     keys()
-    screen.expect(re.escape(PROMPT))
+    screen.status(0)
+    # It was raw when it moved, and has made lines of it there: so it is here.
+    expect(screen.modes() == before, f"modes: {screen.modes()}, not {before}")
     screen.finish()
 
 

@@ -133,6 +133,19 @@ TEST_CASE("the trailer wants all page data") {
   CHECK_THROWS_AS(encoder.trailer(), std::logic_error);
 }
 
+TEST_CASE("what images of version 1 got later comes back too") {
+  Snapshot snapshot = samples::rich_snapshot();
+  snapshot.processes[0].threads[0].waits = true;
+  Description& relayed = snapshot.descriptions.front();
+  relayed.locks = {{FileLock::Kind::posix, true, 5, 100}, {FileLock::Kind::flock, false, 0, 0}};
+  relayed.relay = Description::RelayType::terminal;
+  relayed.terminal_modes = samples::noise(44, 3);
+  relayed.window_size = samples::noise(8, 4);
+  const Bytes image = samples::image_of(snapshot, samples::rich_runs());
+  const std::string text(reinterpret_cast<const char*>(image.data()), image.size());
+  CHECK(json(samples::read_back(as_bytes(text)).snapshot) == json(snapshot));
+}
+
 // Never written again: `image_test "[.golden]"` writes the file of a new format version beside it.
 TEST_CASE("an image of format version 1 stays readable") {
   std::ifstream in(RFORK_TEST_DATA "/golden/version-1.rfork", std::ios::binary);

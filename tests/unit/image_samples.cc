@@ -124,7 +124,6 @@ Process rich_process() {
   second.clear_child_tid = 0x500200;
   second.pending = {pending(12), pending(34)};
   second.nice = -5;
-  second.waits = true;
   first.threads.push_back(second);
 
   using Kind = Mapping::Kind;
