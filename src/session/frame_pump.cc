@@ -37,24 +37,29 @@ uint64_t decode_position(FrameType type, std::span<const std::byte> body) {
 
 void FramePump::put(FrameType type, std::span<const std::byte> head,
                     std::span<const std::byte> body) {
-  // What is confirmed goes when it is the larger part: each byte is moved once on average.
-  if (unconfirmed_ > out_.size() / 2) {
-    out_.erase(out_.begin(), out_.begin() + static_cast<ptrdiff_t>(unconfirmed_));
-    unsent_ -= unconfirmed_;
-    unconfirmed_ = 0;
-  }
-  const auto size = static_cast<uint32_t>(head.size() + body.size());
-  const auto header = net::encode_header({type, size});
-  out_.insert(out_.end(), header.begin(), header.end());
-  out_.insert(out_.end(), head.begin(), head.end());
-  out_.insert(out_.end(), body.begin(), body.end());
+  std::copy(body.begin(), body.end(), body_room(head.size(), body.size()).begin());
+  put_filled(type, head, body.size());
+}
+
+std::span<std::byte> FramePump::body_room(size_t head_size, size_t most) {
+  const size_t before = net::kFrameHeaderSize + head_size;
+  return out_.room(before + most).subspan(before, most);
+}
+
+void FramePump::put_filled(FrameType type, std::span<const std::byte> head, size_t size) {
+  const size_t before = net::kFrameHeaderSize + head.size();
+  const auto header = net::encode_header({type, static_cast<uint32_t>(head.size() + size)});
+  const auto room = out_.room(before + size);
+  std::copy(header.begin(), header.end(), room.begin());
+  std::copy(head.begin(), head.end(), room.begin() + net::kFrameHeaderSize);
+  out_.push(before + size);
 }
 
 void FramePump::write() {
-  while (unsent_ < out_.size()) {
-    const Io io = link_->try_write_bytes(std::span(out_).subspan(unsent_));
+  while (queued() > 0) {
+    const Io io = link_->try_write_bytes(out_.bytes().subspan(sent_));
     if (io.state != Io::State::done) break;
-    unsent_ += io.size;
+    sent_ += io.size;
     flushing_ = true;
   }
   if (flushing_) flushing_ = link_->try_flush().state != Io::State::done;
@@ -68,18 +73,20 @@ void FramePump::confirm() {
 
 void FramePump::take_confirmed(uint64_t position) {
   if (position <= confirmed_) return;  // a frame that came again
-  if (position - confirmed_ > out_.size() - unconfirmed_) {
+  if (position - confirmed_ > out_.size()) {
     throw Refusal(
         Failure::connection_lost,
         fmt::format("{} says that it has {} bytes, which were not sent", link_->peer(), position));
   }
-  unconfirmed_ += position - confirmed_;
+  const auto size = static_cast<size_t>(position - confirmed_);
+  out_.pop(size);
+  sent_ -= std::min(sent_, size);
   confirmed_ = position;
 }
 
 void FramePump::resume(net::Link& link, net::Wait wait) {
   link_ = &link;
-  in_size_ = 0;
+  in_.pop(in_.size());
   flushing_ = false;
   link.write(FrameType::resume, encode_position(received_), wait);
   told_ = received_;
@@ -89,49 +96,45 @@ void FramePump::resume(net::Link& link, net::Wait wait) {
     throw Refusal(Failure::connection_lost, link.peer() + " has forgotten what it had");
   }
   take_confirmed(position);
-  unsent_ = unconfirmed_;
+  sent_ = 0;
 }
 
 void FramePump::give_memory_back() {
-  if (in_size_ == 0) in_ = Bytes();
-  if (!all_confirmed()) return;
-  out_ = Bytes();
-  unconfirmed_ = unsent_ = 0;
+  if (in_.empty()) in_.reset();
+  if (out_.empty()) out_.reset();
 }
 
 bool FramePump::read(const Take& take) {
   constexpr size_t kRoom = 128u << 10;
   constexpr int kReads = 8;  // then others have their turn
   for (int reads = 0; reads < kReads; ++reads) {
-    if (in_.size() < in_size_ + kRoom) in_.resize(in_size_ + kRoom);
-    const Io io = link_->try_read_bytes(std::span(in_).subspan(in_size_));
+    const Io io = link_->try_read_bytes(in_.room(kRoom));
     if (io.state == Io::State::closed) {
-      if (in_size_ == 0) return false;
+      if (in_.empty()) return false;
       throw Refusal(Failure::connection_lost, link_->peer() + " closed inside a frame");
     }
     if (io.state != Io::State::done) return true;
-    in_size_ += io.size;
-    size_t at = 0;
-    while (in_size_ - at >= net::kFrameHeaderSize) {
-      const auto header = net::decode_header(std::span<const std::byte, net::kFrameHeaderSize>(
-          in_.data() + at, net::kFrameHeaderSize));
-      if (in_size_ - at - net::kFrameHeaderSize < header.size) break;
-      at += net::kFrameHeaderSize;
-      const auto body = std::span(in_).subspan(at, header.size);
-      at += header.size;
-      received_ += net::kFrameHeaderSize + header.size;
-      if (header.type == FrameType::received) {
-        take_confirmed(decode_position(header.type, body));
-      } else {
-        take(header.type, body);
-      }
-    }
-    std::copy(in_.begin() + static_cast<ptrdiff_t>(at),
-              in_.begin() + static_cast<ptrdiff_t>(in_size_), in_.begin());
-    in_size_ -= at;
+    in_.push(io.size);
+    take_frames(take);
     if (received_ - told_ >= kConfirmEvery) confirm();
   }
   return true;
+}
+
+void FramePump::take_frames(const Take& take) {
+  while (in_.size() >= net::kFrameHeaderSize) {
+    const auto header = net::decode_header(in_.bytes().first<net::kFrameHeaderSize>());
+    const size_t whole = net::kFrameHeaderSize + header.size;
+    if (in_.size() < whole) return;
+    received_ += whole;
+    const auto body = in_.bytes().subspan(net::kFrameHeaderSize, header.size);
+    in_.pop(whole);  // its bytes stay until the next read
+    if (header.type == FrameType::received) {
+      take_confirmed(decode_position(header.type, body));
+    } else {
+      take(header.type, body);
+    }
+  }
 }
 
 }  // namespace rfork::session

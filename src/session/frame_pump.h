@@ -6,6 +6,7 @@
 #include <functional>
 #include <span>
 
+#include "base/byte_queue.h"
 #include "net/link.h"
 
 namespace rfork::session {
@@ -20,6 +21,11 @@ class FramePump {
   /// Queues a frame whose body is `head` and then `body`.
   void put(net::FrameType type, std::span<const std::byte> head,
            std::span<const std::byte> body = {});
+  /// Room for `most` bytes of a body behind a head of `head_size`, for a put_filled() that comes
+  /// next, if it comes: a source is read straight into it.
+  std::span<std::byte> body_room(size_t head_size, size_t most);
+  /// Queues a frame whose body is `head` and then the first `size` bytes of that room.
+  void put_filled(net::FrameType type, std::span<const std::byte> head, size_t size);
   /// Writes what can be written. Throws Refusal(connection_lost).
   void write();
   /// Reads what has come and calls `take` for each whole frame. False when the peer has closed
@@ -36,23 +42,22 @@ class FramePump {
   void give_memory_back();
 
   /// Bytes that have not been written yet.
-  size_t queued() const { return out_.size() - unsent_; }
+  size_t queued() const { return out_.size() - sent_; }
   bool wants_write() const { return queued() > 0 || flushing_; }
   /// Whether all has come that was put.
-  bool all_confirmed() const { return unconfirmed_ == out_.size(); }
+  bool all_confirmed() const { return out_.empty(); }
   net::Link& link() { return *link_; }
 
  private:
+  void take_frames(const Take& take);
   void take_confirmed(uint64_t position);
 
   net::Link* link_;
-  Bytes out_;               ///< from some frame on
-  size_t unconfirmed_ = 0;  ///< in out_: the peer may not have what is behind
-  size_t unsent_ = 0;       ///< in out_
-  uint64_t confirmed_ = 0;  ///< position of unconfirmed_, bytes since the first frame
+  ByteQueue out_;           ///< what the peer hasn't confirmed
+  size_t sent_ = 0;         ///< of out_
+  uint64_t confirmed_ = 0;  ///< position of out_, bytes since the first frame
   bool flushing_ = false;
-  Bytes in_;
-  size_t in_size_ = 0;
+  ByteQueue in_;
   uint64_t received_ = 0;  ///< bytes of whole frames
   uint64_t told_ = 0;      ///< of them, to the peer
 };

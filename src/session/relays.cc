@@ -119,7 +119,7 @@ void Relays::add_polls(std::vector<pollfd>& polls) {
     if (!stream.fd) continue;
     short events = 0;
     if (may_read(stream)) events |= POLLIN;
-    if (stream.sink && stream.pending_at < stream.pending.size()) events |= POLLOUT;
+    if (stream.sink && !stream.pending.empty()) events |= POLLOUT;
     // A sink alone is always watched: that its reader has gone shows as POLLERR. A source that may
     // not be read now would show its end again and again.
     if (events == 0 && !(stream.sink && !stream.source)) continue;
@@ -148,15 +148,13 @@ void Relays::read_source(uint32_t id, Stream& stream) {
     pump_.put(FrameType::relay_ready, encode_head(id, 0));
     return;
   }
-  std::array<std::byte, kPiece> bytes;
-  const ssize_t n = stream.socket
-                        ? ::recv(stream.fd.get(), bytes.data(), bytes.size(), MSG_DONTWAIT)
-                        : read_now(stream.fd.get(), bytes, stream.at_once);
+  const std::span<std::byte> room = pump_.body_room(kRelayHeadSize, kPiece);
+  const ssize_t n = stream.socket ? ::recv(stream.fd.get(), room.data(), room.size(), MSG_DONTWAIT)
+                                  : read_now(stream.fd.get(), room, stream.at_once);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
   // A terminal whose other end has gone gives EIO, a socket that was reset ECONNRESET.
   if (n <= 0) return end_source(id, stream);
-  pump_.put(FrameType::relay, encode_head(id, stream.sent),
-            std::span(bytes).first(static_cast<size_t>(n)));
+  pump_.put_filled(FrameType::relay, encode_head(id, stream.sent), static_cast<size_t>(n));
   stream.sent += static_cast<uint64_t>(n);
 }
 
@@ -166,28 +164,34 @@ void Relays::end_source(uint32_t id, Stream& stream) {
   pump_.put(FrameType::relay_end, encode_head(id, stream.sent));
 }
 
-void Relays::write_sink(uint32_t id, Stream& stream) {
-  while (stream.pending_at < stream.pending.size()) {
-    const auto rest = std::span(stream.pending).subspan(stream.pending_at);
-    const ssize_t n = stream.socket ? ::send(stream.fd.get(), rest.data(), rest.size(),
+/// Gives what can't be written now.
+std::span<const std::byte> Relays::write_some(uint32_t id, Stream& stream,
+                                              std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = stream.socket ? ::send(stream.fd.get(), bytes.data(), bytes.size(),
                                              MSG_DONTWAIT | MSG_NOSIGNAL)
-                                    : write_now(stream.fd.get(), rest, stream.at_once);
+                                    : write_now(stream.fd.get(), bytes, stream.at_once);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) break;
-    if (n < 0) return break_sink(id, stream);
-    stream.pending_at += static_cast<size_t>(n);
+    if (n < 0) {
+      break_sink(id, stream);
+      return {};
+    }
+    bytes = bytes.subspan(static_cast<size_t>(n));
     stream.written += static_cast<uint64_t>(n);
   }
-  const bool all = stream.pending_at == stream.pending.size();
-  if (all) {
-    stream.pending.clear();
-    stream.pending_at = 0;
-  }
+  return bytes;
+}
+
+void Relays::write_sink(uint32_t id, Stream& stream) {
+  const size_t rest = write_some(id, stream, stream.pending.bytes()).size();
+  if (!stream.sink) return;
+  stream.pending.pop(stream.pending.size() - rest);
   if (stream.written > stream.reported &&
-      (all || stream.written - stream.reported >= kReportEvery)) {
+      (rest == 0 || stream.written - stream.reported >= kReportEvery)) {
     pump_.put(FrameType::relay_taken, encode_head(id, stream.written));
     stream.reported = stream.written;
   }
-  if (all && stream.ended && stream.sink) {
+  if (rest == 0 && stream.ended) {
     stream.sink = false;
     if (stream.socket) ::shutdown(stream.fd.get(), SHUT_WR);
   }
@@ -197,8 +201,7 @@ void Relays::write_sink(uint32_t id, Stream& stream) {
 void Relays::break_sink(uint32_t id, Stream& stream) {
   if (!stream.sink) return;
   stream.sink = false;
-  stream.pending.clear();
-  stream.pending_at = 0;
+  stream.pending.reset();
   pump_.put(FrameType::relay_broken, encode_head(id, 0));
 }
 
@@ -235,8 +238,10 @@ void Relays::take(FrameType type, std::span<const std::byte> body) {
       if (stream.received - stream.written > kWindow + kPiece + kLastWords) {
         refuse(type, "it is too much");
       }
-      stream.pending.insert(stream.pending.end(), bytes.begin(), bytes.end());
-      write_sink(head.stream, stream);
+      // Straight from where they came, unless others wait already.
+      stream.pending.append(stream.pending.empty() ? write_some(head.stream, stream, bytes)
+                                                   : bytes);
+      if (stream.sink) write_sink(head.stream, stream);
       break;
     case FrameType::relay_taken:
       if (head.position > stream.sent || head.position < stream.acknowledged) {
@@ -309,14 +314,14 @@ void Relays::want(uint32_t id) {
 
 bool Relays::has_undelivered() const {
   for (const auto& [id, stream] : streams_) {
-    if (stream.sink && stream.pending_at < stream.pending.size()) return true;
+    if (stream.sink && !stream.pending.empty()) return true;
   }
   return false;
 }
 
 bool Relays::terminal_is_behind() const {
   for (const auto& [id, stream] : streams_) {
-    if (stream.terminal && stream.sink && stream.pending_at < stream.pending.size()) return true;
+    if (stream.terminal && stream.sink && !stream.pending.empty()) return true;
   }
   return false;
 }

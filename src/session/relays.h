@@ -13,6 +13,7 @@
 #include <span>
 #include <vector>
 
+#include "base/byte_queue.h"
 #include "base/unique_fd.h"
 #include "image/model.h"
 #include "net/frame.h"
@@ -80,13 +81,14 @@ class Relays {
     // From there to here.
     bool sink = false;
     bool offered = false;  ///< there is something to read that was not sent
-    Bytes pending;
-    size_t pending_at = 0;
+    ByteQueue pending;
     uint64_t received = 0, written = 0, reported = 0;
     bool ended = false;  ///< nothing comes behind `received`
   };
 
   void read_source(uint32_t id, Stream& stream);
+  std::span<const std::byte> write_some(uint32_t id, Stream& stream,
+                                        std::span<const std::byte> bytes);
   void write_sink(uint32_t id, Stream& stream);
   void end_source(uint32_t id, Stream& stream);
   void break_sink(uint32_t id, Stream& stream);
