@@ -72,6 +72,20 @@ void visit_fields(auto& visit, Is<FileLock> auto& x) {
   visit("size", x.size);
 }
 
+void visit_fields(auto& visit, Is<EpollWatch> auto& x) {
+  visit("fd", x.fd);
+  visit("events", x.events);
+  visit("data", x.data);
+}
+
+void visit_fields(auto& visit, Is<FileTimer> auto& x) {
+  visit("clock", x.clock);
+  visit("flags", x.flags);
+  visit("value_ns", x.value_ns);
+  visit("interval_ns", x.interval_ns);
+  visit("ticks", x.ticks);
+}
+
 void visit_fields(auto& visit, Is<Description> auto& x) {
   visit("id", x.id);
   visit("kind", x.kind);
@@ -84,6 +98,15 @@ void visit_fields(auto& visit, Is<Description> auto& x) {
   visit.later("relay", x.relay);
   visit.later("terminal_modes", x.terminal_modes);
   visit.later("window_size", x.window_size);
+  visit.later("count", x.count);
+  visit.later("semaphore", x.semaphore);
+  visit.later("signal_mask", x.signal_mask);
+  visit.later("timer", x.timer);
+  visit.later("watches", x.watches);
+  visit.later("other", x.other);
+  visit.later("capacity", x.capacity);
+  visit.later("queued", x.queued);
+  visit.later("shut", x.shut);
 }
 
 void visit_fields(auto& visit, Is<Descriptor> auto& x) {

@@ -92,6 +92,22 @@ struct FileLock {
   uint64_t size = 0;       ///< bytes; 0: as far as the file may grow
 };
 
+/// What an epoll(7) instance waits for.
+struct EpollWatch {
+  int32_t fd = 0;       ///< as the process numbers it
+  uint32_t events = 0;  ///< EPOLL*; without an event: a one-shot watch that has fired
+  uint64_t data = 0;
+};
+
+/// A timerfd_create(2).
+struct FileTimer {
+  int32_t clock = 0;     ///< CLOCK_*
+  int32_t flags = 0;     ///< TFD_TIMER_* as it was set
+  int64_t value_ns = 0;  ///< time left; 0: disarmed
+  int64_t interval_ns = 0;
+  uint64_t ticks = 0;  ///< expirations that nobody has read
+};
+
 /// An open file description: what several descriptors may share.
 struct Description {
   enum class Kind : uint8_t {
@@ -104,6 +120,13 @@ struct Description {
     stdio,      ///< a pipe, socket or terminal on 0, 1 or 2: empty, log or the foreground's own
     relay,      ///< a pipe, socket or terminal whose other end stays at the origin: what is written
                 ///< and read there goes through a ghost
+    eventfd,    ///< `count`, `semaphore`
+    signalfd,   ///< `signal_mask`
+    timerfd,    ///< `timer`
+    epoll,      ///< `watches`
+    pipe,       ///< an end of a pipe whose other end is the process's too: `other`
+    socket,     ///< one of a pair of connected unix stream sockets that are both the process's:
+                ///< `other`
   };
   /// What a relayed description is.
   enum class RelayType : uint8_t {
@@ -123,6 +146,16 @@ struct Description {
   RelayType relay = RelayType::reader;  ///< of kind relay
   Bytes terminal_modes;                 ///< struct termios2 of a relayed terminal
   Bytes window_size;                    ///< its struct winsize
+  uint64_t count = 0;
+  bool semaphore = false;
+  uint64_t signal_mask = 0;
+  FileTimer timer;
+  std::vector<EpollWatch> watches;
+  /// Of a pipe: the description that has what is in it, of a pair: the other one's.
+  uint32_t other = 0;
+  uint64_t capacity = 0;  ///< of a pipe, bytes: F_GETPIPE_SZ; of a socket: SO_RCVBUF as it is read
+  std::vector<Bytes> queued;  ///< what can be read: of a pipe in packet mode a packet each
+  int32_t shut = 0;           ///< of a socket: 1 it reads no more, 2 it writes no more
 };
 
 struct Descriptor {

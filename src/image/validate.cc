@@ -82,6 +82,11 @@ void validate_description(const Description& description, const KnownIds& known)
     require(lock.start <= INT64_MAX && lock.size <= INT64_MAX - lock.start, kNote,
             "description {} has a wrong lock at {:#x}", description.id, lock.start);
   }
+  const bool paired = description.kind == Kind::pipe || description.kind == Kind::socket;
+  require(!paired || KnownIds::has(known.descriptions, description.other), kNote,
+          "description {} names an unknown other one", description.id);
+  require(description.timer.value_ns >= 0 && description.timer.interval_ns >= 0, kNote,
+          "description {} has a wrong time", description.id);
   require(description.offset >= 0, kNote, "description {} has the offset {}", description.id,
           description.offset);
 }

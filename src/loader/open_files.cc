@@ -103,7 +103,8 @@ OpenFiles::OpenFiles(const image::Snapshot& snapshot, const Options& options, Ho
       process_(snapshot.processes[0]),
       options_(options),
       files_(files),
-      findings_(findings) {
+      findings_(findings),
+      channels_(snapshot) {
   for (const Descriptor& descriptor : process_.descriptors) {
     highest_ = std::max(highest_, descriptor.fd);
     if (opened_.contains(descriptor.description)) continue;
@@ -118,6 +119,13 @@ OpenFiles::OpenFiles(const image::Snapshot& snapshot, const Options& options, Ho
   }
 }
 
+OpenFiles::Opened OpenFiles::own(UniqueFd fd) {
+  Opened opened;
+  opened.own = std::move(fd);
+  opened.fd = opened.own.get();
+  return opened;
+}
+
 OpenFiles::Opened OpenFiles::open_one(const Description& description) {
   switch (description.kind) {
     case Description::Kind::stdio:
@@ -128,6 +136,14 @@ OpenFiles::Opened OpenFiles::open_one(const Description& description) {
       return check_device(description);
     case Description::Kind::directory:
       return check_directory(description);
+    case Description::Kind::eventfd:
+    case Description::Kind::signalfd:
+    case Description::Kind::timerfd:
+    case Description::Kind::epoll:
+      return own(make_kernel_object(description, findings_));
+    case Description::Kind::pipe:
+    case Description::Kind::socket:
+      return own(channels_.open(description, findings_));
     case Description::Kind::regular:
     case Description::Kind::contents:
       break;
@@ -231,6 +247,11 @@ void OpenFiles::hand(HandedFds& handed) const {
   }
 }
 
+void OpenFiles::let_go() {
+  for (auto& [id, opened] : opened_) opened.own.reset();
+  channels_.let_go();
+}
+
 void OpenFiles::add_handed(PlanWriter& plan, HandedFds& handed) const {
   for (const Descriptor& descriptor : process_.descriptors) {
     const auto found = opened_.find(descriptor.description);
@@ -280,6 +301,30 @@ void OpenFiles::add_opened_by_child(PlanWriter& plan) const {
                     fmt::format("lseek of descriptor {}", descriptor.fd));
     }
   }
+}
+
+/// Once for each description, by the first number that it has.
+void OpenFiles::for_each_of(Description::Kind kind,
+                            const std::function<void(int, const Description&)>& visit) const {
+  std::set<uint32_t> done;
+  for (const Descriptor& descriptor : process_.descriptors) {
+    const Description* description = image::find_id(snapshot_.descriptions, descriptor.description);
+    if (description == nullptr || description->kind != kind || !done.insert(description->id).second)
+      continue;
+    visit(descriptor.fd, *description);
+  }
+}
+
+void OpenFiles::add_watches(PlanWriter& plan) const {
+  for_each_of(Description::Kind::epoll, [&](int fd, const Description& description) {
+    loader::add_watches(plan, fd, description, process_);
+  });
+}
+
+void OpenFiles::add_timers(PlanWriter& plan) const {
+  for_each_of(Description::Kind::timerfd, [&](int fd, const Description& description) {
+    arm_timer(plan, fd, description.timer, snapshot_.realtime_ns);
+  });
 }
 
 void OpenFiles::add_locks(PlanWriter& plan, Locks which) const {

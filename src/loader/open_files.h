@@ -2,6 +2,7 @@
 // put it there.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "base/unique_fd.h"
 #include "image/model.h"
 #include "loader/host_files.h"
+#include "loader/kernel_objects.h"
 #include "loader/memory_plan.h"
 #include "loader/plan_writer.h"
 #include "loader/restore.h"
@@ -26,10 +28,17 @@ class OpenFiles {
   int highest() const { return highest_; }
   /// Hands over what this process opened: before the child is forked.
   void hand(HandedFds& handed) const;
+  /// Closes what this process opened: the child has it. Who reads a pipe of its own would else not
+  /// see its end.
+  void let_go();
   /// Puts descriptors that this process opened at their numbers.
   void add_handed(PlanWriter& plan, HandedFds& handed) const;
   /// Makes the terminal that stands in for the image's the child's own. After add_handed().
   void add_controlling_terminal(PlanWriter& plan) const;
+  /// Tells epoll instances what they watch. After all descriptors are in place.
+  void add_watches(PlanWriter& plan) const;
+  /// Gives timers their time. After GO.
+  void add_timers(PlanWriter& plan) const;
   /// Opens what only the child can open (directories in its own mount namespace, /proc/self). With
   /// the child's own user.
   void add_opened_by_child(PlanWriter& plan) const;
@@ -52,11 +61,14 @@ class OpenFiles {
     std::map<Locks, std::vector<image::FileLock>> locks;
   };
 
+  static Opened own(UniqueFd fd);
   Opened open_one(const image::Description& description);
   Opened open_stdio(const image::Description& description);
   Opened open_relay(const image::Description& description);
   Opened check_device(const image::Description& description);
   Opened check_directory(const image::Description& description);
+  void for_each_of(image::Description::Kind kind,
+                   const std::function<void(int, const image::Description&)>& visit) const;
   void sort_locks(const image::Description& description, Opened& opened);
 
   const image::Snapshot& snapshot_;
@@ -64,6 +76,7 @@ class OpenFiles {
   const Options& options_;
   HostFiles& files_;
   Findings& findings_;
+  ChannelMaker channels_;
   std::map<uint32_t, Opened> opened_;
   UniqueFd null_;
   int highest_ = -1;

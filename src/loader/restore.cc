@@ -53,6 +53,7 @@ void Restore::State::begin() {
   if (!spawned_)
     throw Error(plan_->words(failure.step), failure.error, {}, Failure::destination_refused);
   channel_->close_child_end();
+  open_files_->let_go();
 }
 
 void Restore::State::explain(const plan::Message* message) {

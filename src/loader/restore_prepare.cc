@@ -103,9 +103,9 @@ void Restore::State::place_hole(AddressSpace& space) {
   for (const ThreadFrame& frame : frames_.threads) frame_bytes += frame.frame.bytes.size() + 4096;
   for (const auto& patch : process_.patches) patch_bytes += patch.bytes.size() + 8;
   for (const SpecialMapping& special : kernel_.layout) special_size += special.size;
-  uint64_t locks = 0;
+  uint64_t locks = 0;  // and watches: as many operations, and no more data
   for (const image::Description& description : snapshot_.descriptions) {
-    locks += description.locks.size();
+    locks += description.locks.size() + description.watches.size();
   }
   const uint64_t threads = process_.threads.size();
   const uint64_t max_ops = metadata_.runs.size() * 2 + process_.mappings.size() * 14 +

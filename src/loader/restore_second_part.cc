@@ -96,6 +96,7 @@ void Restore::State::add_last_steps(const ThreadPlanInput& input) {
   add_credentials(*plan_, input);
   add_working_directory(*plan_, settings_);
   open_files_->add_opened_by_child(*plan_);
+  open_files_->add_watches(*plan_);
   plan_->op(OpKind::gather_threads, {process_.threads.size() - 1}, "wait for the threads");
   add_dumpable(*plan_, process_);
   // A POSIX lock is lost when any descriptor of its file is closed.
@@ -105,6 +106,7 @@ void Restore::State::add_last_steps(const ThreadPlanInput& input) {
   open_files_->add_locks(*plan_, OpenFiles::Locks::free);
   plan_->op(OpKind::ready, {}, "wait to be let go");
   add_timers(*plan_, process_);
+  open_files_->add_timers(*plan_);
   plan_->call(SYS_close_range, {static_cast<uint64_t>(helpers_.base), UINT32_MAX, 0},
               "close the restore's own descriptors");
   open_files_->add_locks(*plan_, OpenFiles::Locks::of_original);

@@ -120,6 +120,7 @@ void Capture::State::take_stock(const std::vector<MapsLine>& maps,
   input.relay = options.relay;
   input.relay_input = options.relay_input;
   input.earlier = examination.inventory.get();
+  input.copy = copy ? copy->pid() : 0;
   inventory = take_inventory(input);
   if (!options.leave_children) find_children(pid, inventory.obstacles);
   if (!inventory.obstacles.empty()) throw Refusal(Failure::cannot_carry, inventory.obstacles);

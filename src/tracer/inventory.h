@@ -52,7 +52,8 @@ struct InventoryInput {
   std::set<int> drop_fds;
   bool drop_locks = false;
   bool relay = false, relay_input = false;
-  const Inventory* earlier = nullptr;  ///< digests are taken from there
+  const Inventory* earlier = nullptr;  ///< digests are taken from there; the process is stopped
+  pid_t copy = 0;                      ///< a copy of the process that was made for us; 0: none
 };
 
 Inventory take_inventory(const InventoryInput& input);
@@ -68,6 +69,8 @@ uint32_t add_object(Inventory& inventory, image::Object object, uint64_t device,
                     UniqueFd fd);
 void add_mappings(Inventory& inventory, const InventoryInput& input);
 void add_descriptors(Inventory& inventory, const InventoryInput& input);
+/// The process's own descriptor `fd`, for us. Empty with errno set.
+UniqueFd duplicate_descriptor(pid_t pid, int fd);
 /// Opens `path` as process `pid` sees it, read-only. Empty with errno set.
 UniqueFd open_in_process(pid_t pid, const std::string& path, int flags);
 

@@ -17,6 +17,8 @@
 
 #include "base/io.h"
 #include "tracer/inventory.h"
+#include "tracer/kernel_objects.h"
+#include "tracer/own_channels.h"
 
 namespace rfork::tracer {
 
@@ -33,6 +35,7 @@ struct OpenFd {
   int64_t offset = 0;
   int32_t flags = 0;
   bool close_on_exec = false;
+  std::string info;  // fdinfo
   std::vector<std::variant<image::FileLock, std::string>> locks;
 };
 
@@ -59,6 +62,7 @@ std::optional<OpenFd> look_at(pid_t pid, int fd) {
   open.offset = std::strtoll(value_of(*info, "pos").value_or("0").c_str(), nullptr, 10);
   const auto flags = std::strtol(value_of(*info, "flags").value_or("0").c_str(), nullptr, 8);
   open.locks = parse_locks(*info);
+  open.info = *info;
   open.close_on_exec = (flags & O_CLOEXEC) != 0;
   open.flags = static_cast<int32_t>(flags & ~O_CLOEXEC);
   return open;
@@ -140,12 +144,6 @@ uint32_t add_contents(Inventory& inventory, const InventoryInput& input, const O
   return add_object(inventory, object, open.status.st_dev, open.status.st_ino, std::move(fd));
 }
 
-// The process's own descriptor, for us.
-UniqueFd duplicate(pid_t pid, int fd) {
-  const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-  return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), fd, 0)));
-}
-
 // nullopt: what is behind it can't be reached through a ghost.
 std::optional<Description::RelayType> relay_type(const OpenFd& open, const UniqueFd& own) {
   using Type = Description::RelayType;
@@ -188,15 +186,51 @@ void describe_terminal(int fd, bool input, Description& description) {
   }
 }
 
+// An epoll instance goes on with the files that it was told of, whatever became of their numbers.
+// It can be made again only while the numbers still lead there.
+bool watches_what_it_names(Inventory& inventory, pid_t pid, const OpenFd& open,
+                           const Description& description) {
+  for (const image::EpollWatch& watch : description.watches) {
+    kcmp_epoll_slot slot{static_cast<uint32_t>(open.fd), static_cast<uint32_t>(watch.fd), 0};
+    if (::syscall(SYS_kcmp, pid, pid, KCMP_EPOLL_TFD, watch.fd, &slot) == 0) continue;
+    inventory.obstacles.push_back(
+        {fmt::format(
+             "descriptor {} is an epoll instance that watches what was descriptor {}, which "
+             "is closed or another one by now",
+             open.fd, watch.fd),
+         fmt::format("--drop-fd {} goes on without it", open.fd)});
+    return false;
+  }
+  return true;
+}
+
+ChannelEnd channel_end(const OpenFd& open, uint32_t description) {
+  return {open.fd, open.status, open.flags, description};
+}
+
 // Decides how a description is carried; false, with an obstacle noted, when it can't be.
-bool describe(Inventory& inventory, const InventoryInput& input, const OpenFd& open, bool on_stdio,
-              Description& description) {
+bool describe(Inventory& inventory, const InventoryInput& input, const OwnChannels& channels,
+              const OpenFd& open, bool on_stdio, Description& description) {
   description.path = open.path;
   description.flags = open.flags;
   description.offset = open.offset;
   const mode_t type = open.status.st_mode;
+  const bool stopped = input.earlier != nullptr;
+  if (describe_kernel_object({input.pid, open.fd, open.path, open.info, stopped}, description)) {
+    return watches_what_it_names(inventory, input.pid, open, description);
+  }
+  const ChannelEnd end = channel_end(open, description.id);
+  if (channels.has(end)) {
+    channels.describe(end, description);
+    if (!stopped || channels.read_queue(end, description)) return true;
+    inventory.obstacles.push_back(
+        {fmt::format("descriptors are on their way in descriptor {}, {}, which can't be carried",
+                     open.fd, kind_in_words(open)),
+         fmt::format("--drop-fd {} goes on without it", open.fd)});
+    return false;
+  }
   if (input.relay && (open.fd != 0 || input.relay_input)) {
-    UniqueFd own = duplicate(input.pid, open.fd);
+    UniqueFd own = duplicate_descriptor(input.pid, open.fd);
     if (const auto relay = relay_type(open, own)) {
       description.kind = Description::Kind::relay;
       description.relay = *relay;
@@ -239,6 +273,21 @@ bool describe(Inventory& inventory, const InventoryInput& input, const OpenFd& o
   return false;
 }
 
+// Standard input that stays with the parent: empty in the child, whatever else leads to the same.
+bool gets_no_input(const InventoryInput& input, const OpenFd& open) {
+  return open.fd == 0 && input.relay && !input.relay_input &&
+         (S_ISFIFO(open.status.st_mode) || S_ISSOCK(open.status.st_mode) ||
+          is_terminal(open.status));
+}
+
+std::vector<ChannelEnd> channel_ends(const std::vector<OpenFd>& opens) {
+  std::vector<ChannelEnd> ends;
+  for (size_t i = 0; i < opens.size(); ++i) {
+    ends.push_back(channel_end(opens[i], static_cast<uint32_t>(i + 1)));
+  }
+  return ends;
+}
+
 // Leases and the like ask who opens the file, so they can't be taken again by opening it.
 void add_locks(Inventory& inventory, const OpenFd& open, Description& description) {
   for (const auto& lock : open.locks) {
@@ -255,40 +304,45 @@ void add_locks(Inventory& inventory, const OpenFd& open, Description& descriptio
 
 }  // namespace
 
+UniqueFd duplicate_descriptor(pid_t pid, int fd) {
+  const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), fd, 0)));
+}
+
 void add_descriptors(Inventory& inventory, const InventoryInput& input) {
-  std::vector<OpenFd> firsts;  // one descriptor of each description, in the order of `descriptions`
+  // The first descriptor of each description, and every descriptor with the number of its own.
+  std::vector<OpenFd> firsts;
+  std::vector<image::Descriptor> descriptors;
   dev_t terminal = 0;
   for (const int fd : list_fds(input.pid)) {
     if (input.drop_fds.contains(fd)) continue;
     const auto open = look_at(input.pid, fd);
     if (!open) continue;
     if (fd <= 2 && is_terminal(open->status)) terminal = open->status.st_rdev;
-    const bool no_input = fd == 0 && input.relay && !input.relay_input &&
-                          (S_ISFIFO(open->status.st_mode) || S_ISSOCK(open->status.st_mode) ||
-                           is_terminal(open->status));
-    const auto same = [&](const OpenFd& first) {
-      return !no_input && first.fd >= 0 && same_description(input.pid, first, *open);
-    };
-    const auto known = std::find_if(firsts.begin(), firsts.end(), same);
-    image::Descriptor descriptor{fd, 0, open->close_on_exec};
-    if (known != firsts.end()) {
-      descriptor.description =
-          inventory.descriptions[static_cast<size_t>(known - firsts.begin())].id;
-      inventory.descriptors.push_back(descriptor);
-      continue;
-    }
-    const bool on_stdio =
-        fd <= 2 || (is_terminal(open->status) && open->status.st_rdev == terminal);
-    Description description;
-    description.id = static_cast<uint32_t>(inventory.descriptions.size() + 1);
-    if (!describe(inventory, input, *open, on_stdio, description)) continue;
-    if (!input.drop_locks) add_locks(inventory, *open, description);
-    descriptor.description = description.id;
-    inventory.descriptions.push_back(description);
-    inventory.descriptors.push_back(descriptor);
-    firsts.push_back(*open);
-    if (no_input) firsts.back().fd = -1;  // empty in the child, whatever else leads to the same
+    const auto known = std::ranges::find_if(firsts, [&](const OpenFd& first) {
+      return !gets_no_input(input, first) && !gets_no_input(input, *open) &&
+             same_description(input.pid, first, *open);
+    });
+    descriptors.push_back(
+        {fd, static_cast<uint32_t>(known - firsts.begin() + 1), open->close_on_exec});
+    if (known == firsts.end()) firsts.push_back(*open);
   }
+  OwnChannels channels(input.pid, {input.pid, input.copy});
+  channels.look_at(channel_ends(firsts));
+  std::set<uint32_t> carried;
+  for (size_t i = 0; i < firsts.size(); ++i) {
+    const OpenFd& open = firsts[i];
+    const bool on_stdio =
+        open.fd <= 2 || (is_terminal(open.status) && open.status.st_rdev == terminal);
+    Description description;
+    description.id = static_cast<uint32_t>(i + 1);
+    if (!describe(inventory, input, channels, open, on_stdio, description)) continue;
+    if (!input.drop_locks) add_locks(inventory, open, description);
+    inventory.descriptions.push_back(std::move(description));
+    carried.insert(description.id);
+  }
+  std::ranges::copy_if(descriptors, std::back_inserter(inventory.descriptors),
+                       [&](const auto& one) { return carried.contains(one.description); });
 }
 
 }  // namespace rfork::tracer

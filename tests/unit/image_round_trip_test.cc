@@ -141,6 +141,17 @@ TEST_CASE("what images of version 1 got later comes back too") {
   relayed.relay = Description::RelayType::terminal;
   relayed.terminal_modes = samples::noise(44, 3);
   relayed.window_size = samples::noise(8, 4);
+  Description events{.id = 90, .kind = Description::Kind::epoll};
+  events.watches = {{4, 1, 0x1234567890abcdef}, {5, 1u << 30, 7}};
+  events.timer = {1, 1, 5, 7, 9};
+  events.count = UINT64_MAX - 1;
+  events.semaphore = true;
+  events.signal_mask = ~0ull;
+  events.other = 90;
+  events.capacity = 65536;
+  events.queued = {samples::noise(3, 5), samples::noise(4, 6)};
+  events.shut = 2;
+  snapshot.descriptions.push_back(events);
   const Bytes image = samples::image_of(snapshot, samples::rich_runs());
   const std::string text(reinterpret_cast<const char*>(image.data()), image.size());
   CHECK(json(samples::read_back(as_bytes(text)).snapshot) == json(snapshot));

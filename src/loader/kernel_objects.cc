@@ -1,0 +1,226 @@
+#include "loader/kernel_objects.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/io.h"
+
+namespace rfork::loader {
+
+using image::Description;
+
+namespace {
+
+constexpr int64_t kSecond = 1'000'000'000;
+constexpr unsigned long kSetTicks = _IOW('T', 0, uint64_t);  // TFD_IOC_SET_TICKS
+
+UniqueFd make_eventfd(const Description& description) {
+  UniqueFd fd(
+      ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK | (description.semaphore ? EFD_SEMAPHORE : 0)));
+  if (fd && description.count > 0 &&
+      ::write(fd.get(), &description.count, sizeof description.count) < 0) {
+    fd.reset();
+  }
+  return fd;
+}
+
+UniqueFd make_timerfd(const Description& description, Findings& findings) {
+  UniqueFd fd(::timerfd_create(description.timer.clock, TFD_CLOEXEC));
+  if (fd && description.timer.ticks > 0 &&
+      ::ioctl(fd.get(), kSetTicks, &description.timer.ticks) != 0) {
+    findings.warn(fmt::format("a timerfd has forgotten {} expirations: this kernel can't set them",
+                              description.timer.ticks));
+  }
+  return fd;
+}
+
+const char* kind_word(Description::Kind kind) {
+  switch (kind) {
+    case Description::Kind::eventfd:
+      return "an eventfd";
+    case Description::Kind::signalfd:
+      return "a signalfd";
+    case Description::Kind::timerfd:
+      return "a timerfd";
+    default:
+      return "an epoll instance";
+  }
+}
+
+UniqueFd make(const Description& description, Findings& findings) {
+  switch (description.kind) {
+    case Description::Kind::eventfd:
+      return make_eventfd(description);
+    case Description::Kind::signalfd:
+      return UniqueFd(static_cast<int>(::syscall(SYS_signalfd4, -1, &description.signal_mask,
+                                                 sizeof description.signal_mask, SFD_CLOEXEC)));
+    case Description::Kind::timerfd:
+      return make_timerfd(description, findings);
+    default:
+      return UniqueFd(::epoll_create1(EPOLL_CLOEXEC));
+  }
+}
+
+/// O_NONBLOCK and the like, as the description had them.
+void set_status_flags(int fd, int32_t flags) {
+  constexpr int32_t kSettable = O_NONBLOCK | O_APPEND | O_DIRECT;
+  (void)::fcntl(fd, F_SETFL, flags & kSettable);
+}
+
+/// O_DIRECT if what is written to the pipe stays in packets: only its writers have the flag.
+int packet_mode(const image::Snapshot& snapshot, const Description& pipe) {
+  return std::ranges::any_of(snapshot.descriptions,
+                             [&](const Description& one) {
+                               return one.kind == pipe.kind && one.other == pipe.other &&
+                                      (one.flags & O_DIRECT) != 0;
+                             })
+             ? O_DIRECT
+             : 0;
+}
+
+void fill_pipe(int fd, const Description& description, Findings& findings) {
+  if (description.capacity > 0 &&
+      ::fcntl(fd, F_SETPIPE_SZ, static_cast<int>(description.capacity)) < 0) {
+    findings.warn(fmt::format("a pipe holds less than its {} bytes here: {}", description.capacity,
+                              std::strerror(errno)));
+  }
+  for (const Bytes& part : description.queued) {
+    if (::write(fd, part.data(), part.size()) != static_cast<ssize_t>(part.size())) {
+      findings.refuse(fmt::format("the {} bytes in a pipe don't fit into one here", part.size()),
+                      "see /proc/sys/fs/pipe-user-pages-soft");
+      return;
+    }
+  }
+}
+
+}  // namespace
+
+UniqueFd make_kernel_object(const Description& description, Findings& findings) {
+  UniqueFd fd = make(description, findings);
+  if (!fd) {
+    findings.refuse(fmt::format("{} can't be made here: {}", kind_word(description.kind),
+                                std::strerror(errno)));
+    return fd;
+  }
+  set_status_flags(fd.get(), description.flags);
+  return fd;
+}
+
+UniqueFd ChannelMaker::open(const Description& description, Findings& findings) {
+  UniqueFd fd = description.kind == Description::Kind::pipe ? open_pipe(description, findings)
+                                                            : open_socket(description, findings);
+  if (fd) set_status_flags(fd.get(), description.flags);
+  return fd;
+}
+
+UniqueFd ChannelMaker::open_pipe(const Description& description, Findings& findings) {
+  Pipe& pipe = pipes_[description.other];
+  if (!pipe.both) {
+    const Description* const first = image::find_id(snapshot_.descriptions, description.other);
+    int ends[2];
+    if (first == nullptr ||
+        ::pipe2(ends, O_CLOEXEC | O_NONBLOCK | packet_mode(snapshot_, *first)) != 0) {
+      findings.refuse(fmt::format("a pipe can't be made here: {}", std::strerror(errno)));
+      return {};
+    }
+    pipe.reader.reset(ends[0]);
+    pipe.writer.reset(ends[1]);
+    fill_pipe(pipe.writer.get(), *first, findings);
+    pipe.both = try_open(fmt::format("/proc/self/fd/{}", ends[0]), O_RDWR | O_NONBLOCK);
+  }
+  const int access = description.flags & O_ACCMODE;
+  UniqueFd& made = access == O_RDONLY ? pipe.reader : pipe.writer;
+  if (access != O_RDWR && made) return std::move(made);
+  // A second description of the same end, or one for both.
+  return try_open(fmt::format("/proc/self/fd/{}", pipe.both.get()),
+                  (description.flags & (O_ACCMODE | O_DIRECT)) | O_NONBLOCK);
+}
+
+UniqueFd ChannelMaker::open_socket(const Description& description, Findings& findings) {
+  UniqueFd own;
+  if (const auto waiting = waiting_.find(description.id); waiting != waiting_.end()) {
+    own = std::move(waiting->second);
+    waiting_.erase(waiting);
+  } else {
+    int ends[2];
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+      findings.refuse(fmt::format("sockets can't be made here: {}", std::strerror(errno)));
+      return {};
+    }
+    own.reset(ends[0]);
+    const UniqueFd other(ends[1]);
+    // What this one has to read, and what the other one has: each is written into the other.
+    const Description* const peer = image::find_id(snapshot_.descriptions, description.other);
+    for (const auto& [from, to] : {std::pair{&description, other.get()}, {peer, own.get()}}) {
+      for (const Bytes& part : from->queued) {
+        if (::send(to, part.data(), part.size(), MSG_DONTWAIT | MSG_NOSIGNAL) !=
+            static_cast<ssize_t>(part.size())) {
+          findings.refuse(
+              fmt::format("the {} bytes in a socket don't fit into one here", part.size()),
+              "see /proc/sys/net/core/wmem_default");
+        }
+      }
+    }
+    waiting_[description.other].reset(::fcntl(other.get(), F_DUPFD_CLOEXEC, 0));
+    // Half closed: what was on its way can still be read.
+    if ((description.shut & 2) != 0) ::shutdown(own.get(), SHUT_WR);
+    if (peer != nullptr && (peer->shut & 2) != 0) ::shutdown(other.get(), SHUT_WR);
+  }
+  return own;
+}
+
+void arm_timer(PlanWriter& plan, int fd, const image::FileTimer& timer, int64_t realtime_ns) {
+  const uint64_t number = static_cast<uint64_t>(fd);
+  const auto set_ticks = [&] {
+    if (timer.ticks == 0) return;
+    plan.try_call(SYS_ioctl, {number, kSetTicks, plan.value(timer.ticks)}, "set expirations");
+  };
+  // A periodic timer that has expired stands still until that is read: then one period from now.
+  const int64_t rest = timer.value_ns == 0 && timer.ticks > 0 ? timer.interval_ns : timer.value_ns;
+  if (rest == 0) return set_ticks();
+  // A moment of the calendar stays one; of the other clocks, which go on where they were, the rest.
+  const bool moment = (timer.flags & TFD_TIMER_ABSTIME) != 0 &&
+                      (timer.clock == CLOCK_REALTIME || timer.clock == CLOCK_REALTIME_ALARM);
+  const int64_t due = moment ? realtime_ns + rest : rest;
+  itimerspec value{};
+  value.it_value = {due / kSecond, due % kSecond};
+  value.it_interval = {timer.interval_ns / kSecond, timer.interval_ns % kSecond};
+  plan.call(SYS_timerfd_settime,
+            {number, static_cast<uint64_t>(moment ? timer.flags : 0), plan.value(value), 0},
+            fmt::format("set the timer of descriptor {}", fd));
+  set_ticks();  // after it: setting the time forgets them
+}
+
+void add_watches(PlanWriter& plan, int fd, const Description& description,
+                 const image::Process& process) {
+  for (const image::EpollWatch& watch : description.watches) {
+    if (std::ranges::none_of(process.descriptors,
+                             [&](const auto& one) { return one.fd == watch.fd; })) {
+      continue;  // its loss was accepted
+    }
+    epoll_event event{};
+    event.events = watch.events;
+    event.data.u64 = watch.data;
+    // What stands in for a terminal or a pipe of a copy may be a file, which is always ready and
+    // can't be watched.
+    plan.try_call(SYS_epoll_ctl,
+                  {static_cast<uint64_t>(fd), EPOLL_CTL_ADD, static_cast<uint64_t>(watch.fd),
+                   plan.value(event)},
+                  fmt::format("watch descriptor {} by {}", watch.fd, fd));
+  }
+}
+
+}  // namespace rfork::loader

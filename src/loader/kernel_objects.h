@@ -1,0 +1,49 @@
+// Makes descriptors again that have nothing behind them but a state of the kernel's, and pipes and
+// socket pairs that lead from the process to itself.
+#pragma once
+
+#include <map>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "image/model.h"
+#include "loader/findings.h"
+#include "loader/plan_writer.h"
+
+namespace rfork::loader {
+
+/// Of the kinds eventfd, signalfd, timerfd (disarmed) and epoll (empty). Empty, with a finding,
+/// when it can't be made.
+UniqueFd make_kernel_object(const image::Description& description, Findings& findings);
+
+/// The ends of pipes and socket pairs; each call gives the end of one description.
+class ChannelMaker {
+ public:
+  explicit ChannelMaker(const image::Snapshot& snapshot) : snapshot_(snapshot) {}
+  UniqueFd open(const image::Description& description, Findings& findings);
+  /// Closes what no description has taken.
+  void let_go() {
+    pipes_.clear();
+    waiting_.clear();
+  }
+
+ private:
+  UniqueFd open_pipe(const image::Description& description, Findings& findings);
+  UniqueFd open_socket(const image::Description& description, Findings& findings);
+
+  const image::Snapshot& snapshot_;
+  struct Pipe {
+    UniqueFd reader, writer;  ///< until a description has them
+    UniqueFd both;            ///< the same pipe, both ways
+  };
+  std::map<uint32_t, Pipe> pipes_;        ///< by the description that has what is in it
+  std::map<uint32_t, UniqueFd> waiting_;  ///< the other socket of a pair, by its description
+};
+
+/// The child's own calls, with all descriptors in place: timers get their time (captured when it
+/// was `realtime_ns`), epoll instances what they watch.
+void arm_timer(PlanWriter& plan, int fd, const image::FileTimer& timer, int64_t realtime_ns);
+void add_watches(PlanWriter& plan, int fd, const image::Description& description,
+                 const image::Process& process);
+
+}  // namespace rfork::loader

@@ -1,0 +1,55 @@
+// Pipes and pairs of sockets that lead from the process to itself: programs wake their own threads
+// and event loops with them. Nobody else is at the other end, so they are carried with what is in
+// them.
+#pragma once
+
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include <map>
+#include <set>
+#include <vector>
+
+#include "image/model.h"
+
+namespace rfork::tracer {
+
+/// One descriptor that may be an end of one.
+struct ChannelEnd {
+  int fd = 0;
+  struct stat status {};
+  int32_t flags = 0;         ///< fcntl(F_GETFL)
+  uint32_t description = 0;  ///< of its open file description
+};
+
+class OwnChannels {
+ public:
+  /// Processes that may hold the ends too: `pid` itself, and a copy of it that was made for us.
+  OwnChannels(pid_t pid, std::set<pid_t> same) : pid_(pid), same_(std::move(same)) {}
+
+  /// All of the process's pipes and sockets; finds out which of them lead to itself.
+  void look_at(const std::vector<ChannelEnd>& ends);
+  bool has(const ChannelEnd& end) const { return channels_.contains(end.status.st_ino); }
+  /// What there is of the end but its queue.
+  void describe(const ChannelEnd& end, image::Description& description) const;
+  /// What is queued; the process is stopped. False when it is something that can't be carried
+  /// (descriptors that are on their way).
+  bool read_queue(const ChannelEnd& end, image::Description& description) const;
+
+ private:
+  struct Channel {
+    uint32_t first = 0;  ///< of a pipe: the description that carries its contents
+    ino_t peer = 0;      ///< of a socket
+    uint32_t peer_description = 0;
+    int32_t shut = 0;
+  };
+
+  void look_at_pipes(const std::vector<ChannelEnd>& ends);
+  void look_at_sockets(const std::vector<ChannelEnd>& ends);
+
+  pid_t pid_;
+  std::set<pid_t> same_;
+  std::map<ino_t, Channel> channels_;
+};
+
+}  // namespace rfork::tracer
