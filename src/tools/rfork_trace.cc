@@ -283,6 +283,7 @@ void catch_signals() {
   action.sa_handler = [](int) { interrupted_by_signal = true; };
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(signal, &action, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error like a full disk
 }
 
 void work(const Arguments& arguments) {
