@@ -17,6 +17,7 @@
 #include "session/attend_child.h"
 #include "session/file_check.h"
 #include "session/image_input.h"
+#include "session/image_sources.h"
 #include "session/messages.h"
 #include "session/reading.h"
 #include "session/user_policy.h"
@@ -66,9 +67,7 @@ class Reception {
 };
 
 Reception::Reception(WorkerContext& worker, const net::Frame& offer)
-    : worker_(worker),
-      input_(worker.link, {worker.options.deadlines.first_data, "the image"},
-             {worker.options.deadlines.progress, "more of the image"}) {
+    : worker_(worker), input_(image_in_frames(worker)) {
   auto message = decode<OfferMessage>(offer.body);
   if (!is_move_id(message.move_id)) {
     throw Refusal(Failure::connection_lost, "OFFER is malformed: move_id: no id");
