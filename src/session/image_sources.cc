@@ -1,6 +1,10 @@
 #include "session/image_sources.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
 
 #include "base/error.h"
 #include "session/messages.h"
@@ -11,6 +15,7 @@ namespace rfork::session {
 namespace {
 
 using net::FrameType;
+using Clock = std::chrono::steady_clock;
 
 class Frames : public ImageSource {
  public:
@@ -58,10 +63,64 @@ bool Frames::next_frame() {
   return false;
 }
 
+class Spooled : public ImageSource {
+ public:
+  Spooled(WorkerContext& worker, SpooledImage& spooled) : worker_(worker), spooled_(spooled) {}
+
+  size_t read(std::span<std::byte> buffer) override {
+    if (ended_) return 0;
+    if (!file_) file_ = spooled_.take(size_when_complete());
+    stay_in_touch();
+    ssize_t n = 0;
+    do {
+      n = ::read(file_.get(), buffer.data(), buffer.size());
+    } while (n < 0 && errno == EINTR);
+    if (n < 0) throw_errno("read", "the spooled image");
+    if (n > 0) return static_cast<size_t>(n);
+    // This may attend to the child for long, and the file has its room on the disk until then.
+    ended_ = true;
+    file_.reset();
+    return 0;
+  }
+
+ private:
+  /// Waits for END.
+  uint64_t size_when_complete();
+  /// Nobody hears of the other meanwhile, and a file server may be slow.
+  void stay_in_touch();
+
+  WorkerContext& worker_;
+  SpooledImage& spooled_;
+  UniqueFd file_;
+  bool ended_ = false;
+  Clock::time_point last_word_ = Clock::now();
+};
+
+uint64_t Spooled::size_when_complete() {
+  const net::Wait wait{worker_.options.deadlines.first_data, "the image in the spool"};
+  net::Frame frame;
+  do {
+    frame = read_expected(worker_.link, {FrameType::end, FrameType::waiting}, wait);
+  } while (frame.type == FrameType::waiting);
+  return decode<EndMessage>(frame.body).image_bytes;
+}
+
+void Spooled::stay_in_touch() {
+  if (worker_.line.aborted()) throw Refusal(Failure::interrupted, "interrupted");
+  if (Clock::now() - last_word_ < worker_.options.deadlines.keepalive) return;
+  last_word_ = Clock::now();
+  worker_.link.write(FrameType::waiting, {},
+                     {worker_.options.deadlines.progress, "a sign of life to be taken"});
+}
+
 }  // namespace
 
 std::unique_ptr<ImageSource> image_in_frames(WorkerContext& worker) {
   return std::make_unique<Frames>(worker);
+}
+
+std::unique_ptr<ImageSource> image_in_spool(WorkerContext& worker, SpooledImage& spooled) {
+  return std::make_unique<Spooled>(worker, spooled);
 }
 
 }  // namespace rfork::session
