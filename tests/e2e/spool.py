@@ -10,6 +10,7 @@ destination   an rforkd without a spool, with another, with one that it may not 
 altered       a file that was cut, lengthened, altered or replaced after it was written
 hostile       names that are no move's, links, fifos: nothing but a spool's file is read or removed
 killed        of rfork-trace, rforkd and its worker in the middle: no file is left
+slow          writing takes long: both ends hear that the other is there
 crashed       what is left when all of them were killed goes with a later move, and nothing else does
 users         as root: a process of another user's, through a spool of root's, and through everybody's
 """
@@ -27,7 +28,7 @@ from harness import INTERNAL, REFUSED, USAGE, expect, wait_until
 from proxy import Proxy
 
 NAME = re.compile(r"rfork-[0-9a-f]{32}\.spool")
-END, OFFER = 4, 1
+OFFER, END, WAITING = 1, 4, 25
 
 SLEEPER = r'''
 import os, sys
@@ -81,17 +82,18 @@ class Meddler(Proxy):
 
     def __init__(self, to, meddle):
         self.meddle = meddle
+        self.kinds = {"up": [], "down": []}
         super().__init__(to)
 
     def relay(self, way, source, sink, first):
-        if way == "down":
-            return super().relay(way, source, sink, first)
         try:
             sink.sendall(read(source, 16))
             while True:
                 header = read(source, 5)
                 body = read(source, int.from_bytes(header[:4], "little"))
-                body = self.meddle(header[4], body) or body
+                self.kinds[way].append(header[4])
+                if way == "up":
+                    body = self.meddle(header[4], body) or body
                 sink.sendall(len(body).to_bytes(4, "little") + header[4:] + body)
         except OSError:
             for end in (source, sink):
@@ -426,6 +428,24 @@ def killed(world):
     unharmed(world, process)
 
 
+def slow(world):
+    spool = Spool(world)
+    daemon = harness.Daemon(world, None, "--spool", spool, key=None)
+    process = filled(world, 64)
+    relay = Meddler(daemon.address, lambda _kind, _body: None)
+    trace = world.start_trace(process.real_pid, "--spool", spool, relay.address)
+    wait_until(lambda: spool.size() > 0, "an image comes")
+    trace.signal(signal.SIGSTOP)
+    time.sleep(5.5)     # a sign of life is due every five seconds
+    trace.signal(signal.SIGCONT)
+    trace.wait().expect(0)
+    for way in ("up", "down"):
+        expect(WAITING in relay.kinds[way], f"no sign of life {way}: {relay.kinds}")
+    child = daemon.child_id()
+    unharmed(world, process)
+    daemon.finished(child).expect(0, out="ok\n")
+
+
 def crashed(world):
     spool = Spool(world)
     daemon = harness.Daemon(world, None, "--spool", spool)
@@ -492,7 +512,7 @@ def users(world):
 
 
 CASES = {"copy": copy, "move": move, "rfork": rfork, "big": big, "full": full, "limit": limit, "usage": usage,
-         "destination": destination, "altered": altered, "hostile": hostile, "killed": killed, "crashed": crashed,
+         "destination": destination, "altered": altered, "hostile": hostile, "killed": killed, "slow": slow, "crashed": crashed,
          "users": users}
 
 if __name__ == "__main__":
