@@ -18,7 +18,7 @@ import time
 
 import harness
 from harness import REFUSED, expect, wait_until
-from proxy import Proxy
+from proxy import Proxy, reset
 
 NAME = re.compile(r"rfork-[0-9a-f]{32}\.spool")
 OFFER, END, WAITING = 1, 4, 25
@@ -90,7 +90,7 @@ class Meddler(Proxy):
                 sink.sendall(len(body).to_bytes(4, "little") + header[4:] + body)
         except OSError:
             for end in (source, sink):
-                end.close()
+                reset(end)
 
 
 def read(source, size):
