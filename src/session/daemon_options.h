@@ -29,6 +29,7 @@ struct DaemonOptions {
   std::optional<net::Key> key;
   UserPolicy users;
   std::vector<net::Address> notify;  ///< get every event as a datagram
+  std::string spool;                 ///< directory through which images may come; empty: none
   std::string state_dir;             ///< empty: the default for this user
   std::string port_file;             ///< gets the port of the first address; empty: none
   size_t max_connections = 256;

@@ -19,6 +19,7 @@ using net::FrameType;
 using net::Wait;
 using std::chrono::milliseconds;
 
+constexpr milliseconds kSignOfLife{5'000};  ///< between two of them while the image is spooled
 constexpr milliseconds kLastWords{
     2'000};  ///< for the reasons of a destination that stopped reading
 
@@ -44,10 +45,12 @@ struct Destination::State {
   net::Link link;
   std::string move_id;
   uint64_t image_bytes = 0;
+  std::chrono::steady_clock::time_point last_word = std::chrono::steady_clock::now();
   bool over = false;  ///< refused, aborted or running: nothing more to say
 
   void write(FrameType type, std::span<const std::byte> body, std::string_view what);
-  net::Frame expect(FrameType type, milliseconds timeout, std::string_view what);
+  net::Frame expect(std::initializer_list<FrameType> types, milliseconds timeout,
+                    std::string_view what);
   [[noreturn]] void hear_refusal();
 };
 
@@ -76,9 +79,10 @@ void Destination::State::write(FrameType type, std::span<const std::byte> body,
   }
 }
 
-net::Frame Destination::State::expect(FrameType type, milliseconds timeout, std::string_view what) {
+net::Frame Destination::State::expect(std::initializer_list<FrameType> types, milliseconds timeout,
+                                      std::string_view what) {
   try {
-    return read_expected(link, {type}, {timeout, what});
+    return read_expected(link, types, {timeout, what});
   } catch (...) {
     over = true;
     throw;
@@ -108,7 +112,7 @@ Answer Destination::offer(const Offer& offer) {
     throw Refusal(Failure::cannot_carry, "the process maps more files than an offer can name");
   }
   state_->write(FrameType::offer, body, "the offer to be taken");
-  const net::Frame answer = state_->expect(FrameType::answer, state_->endpoint.deadlines.answer,
+  const net::Frame answer = state_->expect({FrameType::answer}, state_->endpoint.deadlines.answer,
                                            "the answer to the offer");
   Answer decoded = decode<Answer>(answer.body);
   std::ranges::transform(decoded.warnings, decoded.warnings.begin(), visible);
@@ -124,10 +128,22 @@ void Destination::send(std::span<const std::byte> image_bytes) {
   }
 }
 
+void Destination::spooled(uint64_t size) {
+  state_->image_bytes += size;
+  if (state_->link.input_waiting()) state_->hear_refusal();
+  const auto now = std::chrono::steady_clock::now();
+  if (now - state_->last_word < kSignOfLife) return;
+  state_->last_word = now;
+  state_->write(FrameType::waiting, {}, "a sign of life to be taken");
+}
+
 Ready Destination::finish_and_wait_ready() {
   state_->write(FrameType::end, encode(EndMessage{state_->image_bytes}), "the image to be taken");
-  const net::Frame frame = state_->expect(FrameType::ready, state_->endpoint.deadlines.ready,
-                                          "the child to stand ready");
+  net::Frame frame;
+  do {
+    frame = state_->expect({FrameType::ready, FrameType::waiting}, state_->endpoint.deadlines.ready,
+                           "the child to stand ready");
+  } while (frame.type == FrameType::waiting);
   Ready ready = decode<Ready>(frame.body);
   std::ranges::transform(ready.warnings, ready.warnings.begin(), visible);
   return ready;
@@ -135,7 +151,7 @@ Ready Destination::finish_and_wait_ready() {
 
 Running Destination::go() {
   state_->write(FrameType::go, {}, "GO to be taken");
-  const net::Frame frame = state_->expect(FrameType::running, state_->endpoint.deadlines.running,
+  const net::Frame frame = state_->expect({FrameType::running}, state_->endpoint.deadlines.running,
                                           "word that the child runs");
   state_->over = true;
   return decode<Running>(frame.body);

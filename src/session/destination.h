@@ -74,6 +74,9 @@ class Destination {
   /// The next bytes of the image, front to back, in any split (64 KiB to 1 MiB are best). When the
   /// destination gives up in the middle this throws its reasons.
   void send(std::span<const std::byte> image_bytes);
+  /// In the place of send(): so many bytes more are in the spool. Tells the destination now and
+  /// then that there is still somebody here, and throws its reasons as send() does.
+  void spooled(uint64_t size);
   /// After the last byte: waits until the child stands ready.
   Ready finish_and_wait_ready();
   /// Lets the child run.

@@ -28,7 +28,7 @@ struct OfferMessage {
 };
 
 struct EndMessage {
-  uint64_t image_bytes = 0;  ///< all that was sent in DATA
+  uint64_t image_bytes = 0;  ///< all that was sent in DATA, or written into the spool
 };
 
 struct AbortMessage {

@@ -22,6 +22,7 @@ struct Offer {
   loader::PidMode pid_mode = loader::PidMode::automatic;
   bool ignore_cpu = false;
   bool overwrite_files = false;
+  bool spooled = false;   ///< the image comes through the spool: a file named for the move
   bool attended = false;  ///< a ghost at the origin stays connected to the child
   uint32_t linger_s = 0;  ///< how long the child is kept when that connection is lost
   image::Needs needs;     ///< needs.host.name is the origin's name

@@ -17,6 +17,7 @@
 #include "session/attend_child.h"
 #include "session/file_check.h"
 #include "session/image_input.h"
+#include "session/image_sources.h"
 #include "session/messages.h"
 #include "session/reading.h"
 #include "session/user_policy.h"
@@ -55,7 +56,8 @@ class Reception {
   PresentFiles files_;
   std::string child_id_;
   UniqueFd log_;
-  ImageInput input_;
+  std::optional<SpooledImage> spooled_;
+  std::optional<ImageInput> input_;
   image::Metadata metadata_;
   std::optional<image::Verifier> verifier_;
   std::optional<loader::Restore> restore_;
@@ -65,10 +67,7 @@ class Reception {
   std::vector<UniqueFd> ends_of_child_;
 };
 
-Reception::Reception(WorkerContext& worker, const net::Frame& offer)
-    : worker_(worker),
-      input_(worker.link, {worker.options.deadlines.first_data, "the image"},
-             {worker.options.deadlines.progress, "more of the image"}) {
+Reception::Reception(WorkerContext& worker, const net::Frame& offer) : worker_(worker) {
   auto message = decode<OfferMessage>(offer.body);
   if (!is_move_id(message.move_id)) {
     throw Refusal(Failure::connection_lost, "OFFER is malformed: move_id: no id");
@@ -87,6 +86,7 @@ void Reception::judge() {
   std::vector<Reason> reasons = image::misfits(offer_.needs, here, {offer_.ignore_cpu});
   try {
     user_ = choose_user(offer_, worker_.options.users);
+    if (offer_.spooled) spooled_.emplace(worker_.options.spool, move_id_, user_);
     const ActingAs acting(user_);
     const bool same_boot = here.boot_id == offer_.needs.host.boot_id;
     files_ = check_files(offer_, same_boot, reasons);
@@ -111,6 +111,7 @@ void Reception::announce() {
       worker_.line.ask(PacketType::announce, encode(Announcement{info}), PacketType::registered);
   child_id_ = decode<ChildInfo>(packet.body).id;
   log_ = std::move(packet.descriptor);
+  if (spooled_) spooled_->adopt();
   // The child may open its own /dev/stdout again.
   if (log_ && user_.change && ::fchown(log_.get(), user_.uid, user_.gid) != 0) {
     throw_errno("fchown", "the log");
@@ -127,12 +128,13 @@ void Reception::answer() {
 void Reception::take_metadata() {
   constexpr size_t kStep = 1u << 20;  // a size alone must not cost memory
   Bytes bytes(image::kPrefixSize);
-  const size_t prefix = input_.fill_until_end(bytes);
+  input_.emplace(spooled_ ? image_in_spool(worker_, *spooled_) : image_in_frames(worker_));
+  const size_t prefix = input_->fill_until_end(bytes);
   const uint64_t size = image::metadata_size(std::span(bytes).first(prefix));
   while (bytes.size() < size) {
     const size_t have = bytes.size();
     bytes.resize(have + std::min<uint64_t>(kStep, size - have));
-    input_.fill(std::span(bytes).subspan(have), size);
+    input_->fill(std::span(bytes).subspan(have), size);
   }
   metadata_ = image::decode_metadata(std::span(bytes).first(size));
 }
@@ -173,7 +175,7 @@ void Reception::take_pages() {
   for (uint64_t left = metadata_.data_size; left > 0;) {
     std::span<std::byte> slot = restore_->next_slot();
     slot = slot.first(std::min<uint64_t>(slot.size(), left));
-    input_.fill(slot, metadata_.total_size);
+    input_->fill(slot, metadata_.total_size);
     verifier_->absorb(slot);
     restore_->submit(slot.size());
     left -= slot.size();
@@ -183,9 +185,9 @@ void Reception::take_pages() {
 /// Nothing of the image has run yet; nothing will unless this says that it is whole.
 void Reception::take_trailer() {
   Bytes trailer(metadata_.trailer_size);
-  input_.fill(trailer, metadata_.total_size);
+  input_->fill(trailer, metadata_.total_size);
   verifier_->check(trailer);
-  input_.finish();
+  input_->finish();
   worker_.line.tell(PacketType::received);
 }
 

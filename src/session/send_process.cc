@@ -13,6 +13,7 @@
 #include "net/tls.h"
 #include "session/attend_ghost.h"
 #include "session/commit_keeper.h"
+#include "session/image_output.h"
 #include "session/progress.h"
 
 namespace rfork::session {
@@ -35,6 +36,7 @@ Offer make_offer(const tracer::Examination& examination, const SendOptions& opti
   offer.name = examination.name;
   offer.uid = examination.euid;
   offer.user = examination.user;
+  offer.spooled = !options.spool.empty();
   offer.attended = options.ghost;
   offer.linger_s = options.linger_s;
   offer.resident_bytes = examination.resident_bytes;
@@ -43,18 +45,19 @@ Offer make_offer(const tracer::Examination& examination, const SendOptions& opti
   return offer;
 }
 
-uint64_t stream_image(tracer::Capture& capture, Destination& there, pid_t pid) {
+uint64_t stream_image(tracer::Capture& capture, ImageOutput& output, const std::string& title) {
   image::Encoder encoder(capture.snapshot(), capture.runs());
-  there.send(encoder.metadata());
-  Progress progress(fmt::format("{} → {}", pid, there.name()), encoder.total_size());
+  output.write(encoder.metadata());
+  Progress progress(title, encoder.total_size());
   Bytes buffer(kChunk);
   while (const size_t size = capture.read(buffer)) {
     const auto data = std::span<const std::byte>(buffer).first(size);
     encoder.absorb(data);
-    there.send(data);
+    output.write(data);
     progress.add(size);
   }
-  there.send(encoder.trailer());
+  output.write(encoder.trailer());
+  output.finish();
   return encoder.total_size();
 }
 
@@ -178,12 +181,14 @@ Sent send_process(pid_t pid, const Endpoint& endpoint, const SendOptions& option
   }
   Destination there(interruptible);
   options.connected();
+  std::optional<ImageOutput> output(std::in_place, there, options.spool, examination.euid);
   const Answer answer = there.offer(make_offer(examination, options));
 
   Sent sent;
   tracer::Capture capture(examination, options.capture, answer.present_paths);
-  sent.image_bytes = stream_image(capture, there, pid);
+  sent.image_bytes = stream_image(capture, *output, fmt::format("{} → {}", pid, there.name()));
   const Ready ready = there.finish_and_wait_ready();
+  output.reset();
   committing = true;
   const Running running = options.capture.move
                               ? commit_move(capture, there, *keeper, uninterrupted, pid, options)
@@ -192,6 +197,7 @@ Sent send_process(pid_t pid, const Endpoint& endpoint, const SendOptions& option
   sent.pid = running.pid;
   sent.child_id = running.child_id;
   sent.destination = there.name();
+  sent.spool = options.spool;
   sent.wire_bytes = there.wire_bytes();
   sent.paused_ns = capture.paused().count();
   sent.total_ns = clock_ns(CLOCK_MONOTONIC) - started;

@@ -16,6 +16,7 @@ struct SendOptions {
   loader::PidMode pid_mode = loader::PidMode::automatic;
   bool ignore_cpu = false;
   bool overwrite_files = false;
+  std::string spool;  ///< the image goes through this directory; empty: through the connection
   bool shares_with_parent = false;  ///< others read here what the child may read: only on demand
   std::function<void()> connected = [] {};  ///< called when the destination has shown the key
   bool ghost = false;                       ///< of a move: the original's pid stays, for its parent
@@ -26,6 +27,7 @@ struct Sent {
   pid_t pid = 0;  ///< of the child, there
   std::string child_id;
   std::string destination;  ///< HOST:PORT
+  std::string spool;        ///< the directory through which the image went; empty: the connection
   uint64_t wire_bytes = 0;
   uint64_t image_bytes = 0;
   int64_t paused_ns = 0;

@@ -35,6 +35,7 @@ struct Arguments {
   std::string host;
   std::string output;
   std::string key;
+  std::string spool;
   std::string pid_mode = "auto";
   std::vector<int> drop_fds;
   bool exec = false;
@@ -90,6 +91,9 @@ void add_options(CLI::App& app, Arguments& arguments) {
       ->check(CLI::Range(0, 86'400));
   app.add_option("--key", arguments.key, "File with the key that both hosts share")
       ->envname("RFORK_KEY");
+  app.add_option("--spool", arguments.spool,
+                 "Directory that both hosts see: the image goes through it")
+      ->type_name("DIR");
   app.add_option("--pid", arguments.pid_mode,
                  "keep: the same pid there, new: another one, auto: keep on a move")
       ->check(CLI::IsMember({"keep", "new", "auto"}));
@@ -122,6 +126,9 @@ void check(const Arguments& arguments) {
     usage(fmt::format("{} is no pid", arguments.pid), "name a running process");
   if (arguments.host.empty() == arguments.output.empty()) {
     usage("name either a HOST or a file with -o", "see rfork-trace --help");
+  }
+  if (!arguments.spool.empty() && arguments.host.empty()) {
+    usage("--spool is a way to a HOST", "leave it out; -o FILE may be in any directory");
   }
   if (arguments.exec && arguments.output.empty()) {
     usage("--exec makes a file", "add -o FILE");
@@ -231,11 +238,14 @@ void tell(const Arguments& arguments, const session::Sent& sent) {
   for (const std::string& warning : sent.warnings) {
     std::fputs(fmt::format("rfork-trace: note: {}\n", warning).c_str(), stderr);
   }
-  std::fputs(fmt::format("{} → {} pid {}, {} in {}, paused {}\n", arguments.pid, arguments.host,
-                         sent.pid, human_bytes(sent.wire_bytes), human_duration_ns(sent.total_ns),
-                         human_duration_ns(sent.paused_ns))
-                 .c_str(),
-             stderr);
+  const std::string amount =
+      sent.spool.empty() ? human_bytes(sent.wire_bytes)
+                         : fmt::format("{} through {}", human_bytes(sent.image_bytes), sent.spool);
+  std::fputs(
+      fmt::format("{} → {} pid {}, {} in {}, paused {}\n", arguments.pid, arguments.host, sent.pid,
+                  amount, human_duration_ns(sent.total_ns), human_duration_ns(sent.paused_ns))
+          .c_str(),
+      stderr);
   if (arguments.verbose) {
     std::fputs(fmt::format("child {} on {}, image of {}\n", sent.child_id, sent.destination,
                            human_bytes(sent.image_bytes))
@@ -254,6 +264,13 @@ void tell(const Arguments& arguments, const session::Sent& sent) {
   loader::end_as(session::attach(endpoint, child_id, options).end);
 }
 
+/// The environment's is for rfork(), and says nothing against -o.
+std::string spool(const Arguments& arguments) {
+  const char* const from_environment = std::getenv("RFORK_SPOOL");
+  if (!arguments.spool.empty() || from_environment == nullptr) return arguments.spool;
+  return from_environment;
+}
+
 void send(const Arguments& arguments) {
   session::Endpoint endpoint;
   endpoint.address = net::parse_address(arguments.host);
@@ -261,6 +278,7 @@ void send(const Arguments& arguments) {
   endpoint.interrupted = was_interrupted(arguments);
   session::SendOptions options;
   options.capture = capture_options(arguments);
+  options.spool = spool(arguments);
   options.pid_mode = pid_mode(arguments);
   options.ignore_cpu = arguments.ignore_cpu;
   options.overwrite_files = arguments.overwrite_files;
@@ -283,6 +301,7 @@ void catch_signals() {
   action.sa_handler = [](int) { interrupted_by_signal = true; };
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(signal, &action, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error like a full disk
 }
 
 void work(const Arguments& arguments) {

@@ -14,6 +14,7 @@
 #include "net/address.h"
 #include "net/key.h"
 #include "session/daemon.h"
+#include "session/spool.h"
 #include "tools/program.h"
 
 namespace {
@@ -27,6 +28,7 @@ struct Arguments {
   std::string make_key;
   std::vector<std::string> allow_users;
   bool allow_root = false;
+  std::string spool;
   std::string state;
   std::string port_file;
   std::vector<std::string> notify;
@@ -55,6 +57,9 @@ void add_options(CLI::App& app, Arguments& arguments) {
                  "As root: run children that were this user's (may be repeated)")
       ->type_name("NAME");
   app.add_flag("--allow-root", arguments.allow_root, "As root: run root's children as root");
+  app.add_option("--spool", arguments.spool,
+                 "Directory that origins see too: their images may come through it")
+      ->type_name("DIR");
   app.add_option("--state", arguments.state,
                  "Directory for the children's output; default /var/lib/rforkd for root,\n"
                  "else $XDG_STATE_HOME/rforkd or ~/.local/state/rforkd");
@@ -105,6 +110,10 @@ session::DaemonOptions daemon_options(const Arguments& arguments) {
       arguments.stdio ? stdio_options(arguments) : listening_options(arguments);
   for (const std::string& text : arguments.notify) {
     options.notify.push_back(net::parse_address(text, net::PortRule::required));
+  }
+  if (!arguments.spool.empty()) {
+    session::check_spool(arguments.spool);
+    options.spool = std::filesystem::absolute(arguments.spool);
   }
   if (!arguments.state.empty()) options.state_dir = std::filesystem::absolute(arguments.state);
   return options;

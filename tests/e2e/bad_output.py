@@ -30,6 +30,9 @@ def full(world):
         said = world.trace(target.real_pid, "-o", place)
         expect(said.code in range(1, 9), f"{said}")
         said.refused(said.code, text)
+    limited = ["prlimit", "--fsize=65536", world.program("rfork-trace")]
+    said = world.run([*limited, target.real_pid, "--move", "-o", world.folder / "image"])
+    said.refused(said.code, "File too large")
     with open("/dev/full", "wb") as device:
         said = world.run([world.program("rfork-trace"), target.real_pid, "-o", "-"], stdout=device)
         expect(said.code in range(1, 9), f"{said}")

@@ -20,6 +20,7 @@ OfferMessage sample_offer() {
   offer.move = true;
   offer.pid_mode = loader::PidMode::fresh;
   offer.ignore_cpu = true;
+  offer.spooled = true;
   offer.needs.host.name = "origin";
   offer.needs.host.page_size = 4096;
   offer.needs.host.cpu_features = {"avx2", "sse"};
@@ -71,6 +72,7 @@ TEST_CASE("an offer comes back as it was") {
   CHECK(got.offer.pid_mode == loader::PidMode::fresh);
   CHECK(got.offer.ignore_cpu);
   CHECK_FALSE(got.offer.overwrite_files);
+  CHECK(got.offer.spooled);
   CHECK(got.offer.needs.host.cpu_features == sent.offer.needs.host.cpu_features);
   CHECK(got.offer.needs.abilities == sent.offer.needs.abilities);
   CHECK(got.offer.tids == sent.offer.tids);
