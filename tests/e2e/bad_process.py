@@ -133,9 +133,8 @@ def thirty_two_bit(world):
 
 def descriptors(world):
     """Each kind is refused by name with the way to accept its loss; with all accepted it goes through."""
-    kinds = ["pipe", "socketpair", "tcp", "eventfd", "epoll", "timerfd", "inotify", "pidfd", "signalfd",
-             "terminal", "fifo"]
-    for kind in kinds:
+    kinds = ["pipe", "socketpair", "tcp", "inotify", "pidfd", "stale-epoll", "terminal", "fifo"]
+    for kind in [*kinds, "in-flight"]:
         folder = world.folder / kind
         folder.mkdir()
         target = hold(world, folder, kind)

@@ -67,7 +67,7 @@ def many(world):
         daemon.finished(str(child["id"])).expect(0, out="ok\n")
         daemon.ctl("rm", str(child["id"])).expect(0)
     expect(daemon.children() == [], "children that were forgotten are listed")
-    expect(not workers(daemon), "workers are left")
+    wait_until(lambda: not workers(daemon), "no worker is left")
 
 
 def rivals(world):

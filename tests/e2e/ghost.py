@@ -101,7 +101,7 @@ while True: signal.pause()
     process = moved.process
     for number in range(signal.SIGRTMIN + 7, signal.SIGRTMIN - 1, -1):
         process.send_signal(number)
-        time.sleep(0.02)
+        time.sleep(0.1)  # Python tells those that come together in the order of their numbers
     process.send_signal(signal.SIGSTOP)
     _, status = os.waitpid(process.pid, os.WUNTRACED)
     expect(os.WIFSTOPPED(status) and os.WSTOPSIG(status) == signal.SIGSTOP, f"stopped: {status:#x}")

@@ -26,7 +26,7 @@ PATIENCE = 8.0
 LINES = r'''
 import fcntl, os, signal, struct, sys, termios
 def size(): return "%d x %d" % struct.unpack("HHHH", fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8)))[:2]
-signal.signal(signal.SIGWINCH, lambda *_: print("window is", size(), flush=True))
+signal.signal(signal.SIGWINCH, lambda *_: print("window is " + size() + "\n", end="", flush=True))
 print("program", os.getpid(), flush=True)
 while True:
     try:

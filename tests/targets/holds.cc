@@ -1,5 +1,5 @@
-// Holds what can't be taken along (yet), named by the arguments: each opens one kind of descriptor or
-// object, and its number is written to FOLDER/KIND. `lost` as the first argument: after go, all
+// Holds what can't be taken along (yet), named by the arguments: each opens one kind of descriptor
+// or object, and its number is written to FOLDER/KIND. `lost` as the first argument: after go, all
 // these descriptors must be closed; otherwise they must still be open.
 #include <fcntl.h>
 #include <pty.h>
@@ -38,6 +38,34 @@ int open_kind(const std::string& kind) {
   if (kind == "tcp") return MUST(socket(AF_INET, SOCK_STREAM, 0));
   if (kind == "eventfd") return MUST(eventfd(0, 0));
   if (kind == "epoll") return MUST(epoll_create1(0));
+  if (kind == "stale-epoll") {
+    // It watches a file whose number is another's by now.
+    const int epoll = MUST(epoll_create1(0)), watched = MUST(eventfd(0, 0)),
+              kept = MUST(dup(watched));
+    epoll_event event{};
+    MUST(epoll_ctl(epoll, EPOLL_CTL_ADD, watched, &event));
+    MUST(dup2(MUST(eventfd(0, 0)), watched));
+    EXPECT(kept >= 0);
+    return epoll;
+  }
+  if (kind == "in-flight") {
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+    char byte = 'x';
+    iovec vector{&byte, 1};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
+    msghdr message{};
+    message.msg_iov = &vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* const rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(rights), &pair[0], sizeof(int));
+    EXPECT_EQ(sendmsg(pair[0], &message, 0), 1);
+    return pair[1];
+  }
   if (kind == "timerfd") return MUST(timerfd_create(CLOCK_MONOTONIC, 0));
   if (kind == "inotify") return MUST(inotify_init1(0));
   if (kind == "pidfd") return int(MUST(syscall(SYS_pidfd_open, getpid(), 0)));
@@ -106,7 +134,8 @@ int main(int argc, char** argv) {
     if (make_object(kind)) continue;
     const int fd = open_kind(kind);
     held.push_back(fd);
-    const int note = MUST(open(target::path(kind.c_str()).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    const int note = MUST(
+        open(target::path(kind.c_str()).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
     const std::string number = std::to_string(fd);
     EXPECT_EQ(write(note, number.data(), number.size()), number.size());
     close(note);
@@ -116,7 +145,8 @@ int main(int argc, char** argv) {
   target::wait_for_go();
 
   for (const int fd : held) {
-    if ((fcntl(fd, F_GETFD) < 0) != lost) target::fail("descriptor %d is %s", fd, lost ? "open" : "closed");
+    if ((fcntl(fd, F_GETFD) < 0) != lost)
+      target::fail("descriptor %d is %s", fd, lost ? "open" : "closed");
   }
   target::finish();
 }

@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -194,16 +195,16 @@ TEST_CASE("a held original stays stopped until it is released, and is none the w
 TEST_CASE("what can't be carried is named with the option that accepts its loss", "[ptrace]") {
   int fds[2] = {-1, -1};
   Child child([&] {
-    if (::pipe(fds) != 0) ::_exit(98);
+    if (::socketpair(AF_UNIX, SOCK_DGRAM, 0, fds) != 0) ::_exit(98);
   });
   Options options;
   try {
     examine(child.pid(), options);
-    FAIL("a pipe was accepted");
+    FAIL("sockets were accepted");
   } catch (const Refusal& refusal) {
     CHECK(refusal.failure() == Failure::cannot_carry);
     REQUIRE(refusal.reasons().size() == 2);
-    CHECK(refusal.reasons()[0].what.find("descriptor 3 is a pipe") != std::string::npos);
+    CHECK(refusal.reasons()[0].what.find("descriptor 3 is a socket") != std::string::npos);
     CHECK(refusal.reasons()[0].advice.find("--drop-fd 3") != std::string::npos);
   }
   options.drop_fds = {3, 4};
