@@ -224,8 +224,9 @@ bool describe(Inventory& inventory, const InventoryInput& input, const OwnChanne
     channels.describe(end, description);
     if (!stopped || channels.read_queue(end, description)) return true;
     inventory.obstacles.push_back(
-        {fmt::format("descriptors are on their way in descriptor {}, {}, which can't be carried",
-                     open.fd, kind_in_words(open)),
+        {fmt::format(
+             "descriptor {} is {} with descriptors on their way in it, which can't be carried",
+             open.fd, kind_in_words(open)),
          fmt::format("--drop-fd {} goes on without it", open.fd)});
     return false;
   }
