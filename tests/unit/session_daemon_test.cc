@@ -141,12 +141,12 @@ TEST_CASE("a daemon without children answers, and ends when it is told") {
   daemon.start();
   CHECK(list_children(daemon.endpoint()).empty());
   CHECK(resolve(daemon.endpoint(), std::string(32, '0')).state == State::unknown);
-  for (const auto& call : std::vector<std::function<void()>>{
-           [&] { (void)wait_for_child(daemon.endpoint(), "1"); },
-           [&] { send_signal(daemon.endpoint(), "1", SIGTERM); },
-           [&] { remove_child(daemon.endpoint(), "1"); },
-           [&] { read_log(daemon.endpoint(), {"1"}, [](auto) {}); },
-           [&] { (void)resolve(daemon.endpoint(), "no id"); }}) {
+  for (const auto& call :
+       std::vector<std::function<void()>>{[&] { (void)wait_for_child(daemon.endpoint(), "1"); },
+                                          [&] { send_signal(daemon.endpoint(), "1", SIGTERM); },
+                                          [&] { remove_child(daemon.endpoint(), "1"); },
+                                          [&] { read_log(daemon.endpoint(), {"1"}, [](auto) {}); },
+                                          [&] { (void)resolve(daemon.endpoint(), "no id"); }}) {
     CHECK(refusal_of(call).failure() == Failure::destination_refused);
   }
   CHECK(daemon.stop() == 0);
