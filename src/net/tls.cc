@@ -4,7 +4,6 @@
 #include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -50,7 +49,6 @@ struct TlsState {
   Transport& transport;
   Role role;
   Key key;
-  Context context;
   Ssl ssl;
   Bytes outgoing;             ///< ciphertext that has not left
   size_t outgoing_at = 0;     ///< what of it has
@@ -176,6 +174,16 @@ Context make_context(Role role) {
   return context;
 }
 
+/// One a process serves all its connections: OpenSSL takes longer to make it than to shake hands.
+SSL_CTX* context_of(Role role) {
+  if (role == Role::client) {
+    static const Context client = make_context(Role::client);
+    return client.get();
+  }
+  static const Context server = make_context(Role::server);
+  return server.get();
+}
+
 }  // namespace
 
 /// Writes gathered ciphertext out.
@@ -216,8 +224,7 @@ Io TlsState::blocked(int result, std::string_view operation) {
 
 TlsStream::TlsStream(Transport& transport, Role role, const Key& key)
     : state_(std::make_unique<TlsState>(transport, role, key)) {
-  state_->context = make_context(role);
-  state_->ssl.reset(SSL_new(state_->context.get()));
+  state_->ssl.reset(SSL_new(context_of(role)));
   BIO* const bio = state_->ssl ? BIO_new(bio_method()) : nullptr;
   if (bio == nullptr) throw_tls("SSL_new");
   BIO_set_data(bio, state_.get());
@@ -292,20 +299,8 @@ bool TlsStream::input_waiting() const {
   return SSL_has_pending(state_->ssl.get()) == 1;
 }
 
-void prepare_tls(const Key& key) {
-  int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) throw_errno("socketpair");
-  Transport near{UniqueFd(ends[0])};
-  Transport far{UniqueFd(ends[1])};
-  TlsStream client(near, Role::client, key);
-  TlsStream server(far, Role::server, key);
-  constexpr int kMaxSteps = 16;  // three are needed
-  bool client_done = false;
-  bool server_done = false;
-  for (int i = 0; i < kMaxSteps && !(client_done && server_done); ++i) {
-    client_done = client.handshake().state == Io::State::done;
-    server_done = server.handshake().state == Io::State::done;
-  }
+void prepare_tls(Role role) {
+  (void)context_of(role);
 }
 
 }  // namespace rfork::net

@@ -42,8 +42,8 @@ class TlsStream {
   std::unique_ptr<TlsState> state_;
 };
 
-/// Makes a handshake of this process with itself, so that OpenSSL looks its algorithms up now: some
-/// milliseconds that workers forked afterwards need not spend.
-void prepare_tls(const Key& key);
+/// Lets OpenSSL look its algorithms up now, for the connections of this process at this end and of
+/// those that it forks: some milliseconds.
+void prepare_tls(Role role);
 
 }  // namespace rfork::net

@@ -142,7 +142,7 @@ Daemon::Daemon(const DaemonOptions& options)
     (void)setrlimit(RLIMIT_NOFILE, &limit);
   }
   (void)std::signal(SIGPIPE, SIG_IGN);  // a log that nobody reads any more
-  if (options.key) net::prepare_tls(*options.key);
+  if (options.key) net::prepare_tls(net::Role::server);
 }
 
 void Daemon::run() {

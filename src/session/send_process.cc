@@ -165,14 +165,15 @@ Sent send_process(pid_t pid, const Endpoint& endpoint, const SendOptions& option
   Endpoint interruptible = endpoint;
   interruptible.interrupted = [&] { return !committing && endpoint.interrupted(); };
 
-  // OpenSSL takes some milliseconds to look its algorithms up: another processor's.
+  // OpenSSL takes some milliseconds to look its algorithms up: another processor's. The handshake
+  // waits for it.
   auto prepared = std::async(std::launch::async, [&] {
-    if (endpoint.key) net::prepare_tls(*endpoint.key);
+    if (endpoint.key) net::prepare_tls(net::Role::client);
   });
   const tracer::Examination examination = tracer::examine(pid, options.capture);
-  prepared.get();
   std::optional<CommitKeeper> keeper;
   if (options.capture.move) {
+    prepared.get();  // the keeper is forked, which another thread must not see
     keeper.emplace(
         pid, [&](const std::string& move_id) { return resolve(uninterrupted, move_id); },
         [&](const std::string& move_id) {
