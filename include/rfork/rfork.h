@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -66,10 +67,22 @@ struct rfork_call {
   int argc;
   char numbers[RFORK_MAX_ARGUMENTS][40];
   int number_count;
-  int report[2];
+  int report[2]; /* a pipe; -1: closed */
   volatile uint32_t
       role; /* 0 here; what rfork-trace wrote there: the number of the child, from 1 on */
+  struct rfork_call* next;
 };
+
+/* The calls of all threads that have a report open, and who may change that or fork. */
+__attribute__((weak)) struct rfork_call* rfork_calls;
+__attribute__((weak)) int rfork_lock;
+
+static RFORK_UNUSED void rfork_enter(void) {
+  while (__sync_lock_test_and_set(&rfork_lock, 1)) sched_yield();
+}
+static RFORK_UNUSED void rfork_leave(void) {
+  __sync_lock_release(&rfork_lock);
+}
 
 static RFORK_UNUSED int rfork_fail(int error, const char* text) {
   snprintf(rfork_error_text, sizeof rfork_error_text, "%s", text);
@@ -100,8 +113,11 @@ static RFORK_UNUSED uint64_t rfork_block_signals(void) {
   syscall(SYS_rt_sigprocmask, 2 /* SIG_SETMASK */, &all, &before, sizeof before);
   return before;
 }
+/* Keeps errno: handlers of what was pending run now. */
 static RFORK_UNUSED void rfork_restore_signals(uint64_t mask) {
+  const int error = errno;
   syscall(SYS_rt_sigprocmask, 2, &mask, (void*)0, sizeof mask);
+  errno = error;
 }
 
 /* Takes the SIGCHLD of `pid` that is pending, if it is this one that is. Another child's is sent
@@ -129,14 +145,72 @@ static RFORK_UNUSED void rfork_reap(pid_t pid) {
   rfork_take_child_signal(pid);
 }
 
+/* The pipe for rfork-trace's answer. */
+static RFORK_UNUSED int rfork_open_report(struct rfork_call* call) {
+  int i, result;
+  rfork_enter();
+  result = pipe(call->report);
+  if (result == 0) {
+    for (i = 0; i < 2; ++i) fcntl(call->report[i], F_SETFD, FD_CLOEXEC);
+    call->next = rfork_calls;
+    rfork_calls = call;
+  }
+  rfork_leave();
+  return result;
+}
+
+static RFORK_UNUSED void rfork_close_end(struct rfork_call* call, int end) {
+  if (call->report[end] >= 0) close(call->report[end]);
+  call->report[end] = -1;
+}
+
+/* rfork-trace has its end now. */
+static RFORK_UNUSED void rfork_close_writer(struct rfork_call* call) {
+  rfork_enter();
+  rfork_close_end(call, 1);
+  rfork_leave();
+}
+
+static RFORK_UNUSED void rfork_close_report(struct rfork_call* call) {
+  struct rfork_call** at;
+  rfork_enter();
+  rfork_close_end(call, 0);
+  rfork_close_end(call, 1);
+  for (at = &rfork_calls; *at != (void*)0; at = &(*at)->next) {
+    if (*at != call) continue;
+    *at = call->next;
+    break;
+  }
+  rfork_leave();
+}
+
+/* fork(). The child has no report of another call: not one of this thread's, not another
+ * thread's. */
+static RFORK_UNUSED pid_t rfork_fork(struct rfork_call* call) {
+  struct rfork_call* other;
+  pid_t child;
+  rfork_enter();
+  child = fork();
+  if (child == 0) {
+    for (other = rfork_calls; other != (void*)0; other = other->next) {
+      if (other == call) continue;
+      rfork_close_end(other, 0);
+      rfork_close_end(other, 1);
+    }
+    rfork_calls = (struct rfork_call*)0;
+  }
+  rfork_leave();
+  return child;
+}
+
+/* Signals are blocked: a handler that calls rfork() too would wait for its own thread. */
 static RFORK_UNUSED int rfork_prepare(struct rfork_call* call,
                                       const struct rfork_options* options) {
   size_t i;
   memset(call, 0, sizeof *call);
   call->program = getenv("RFORK_TRACE");
   if (call->program == (char*)0 || call->program[0] == 0) call->program = "rfork-trace";
-  if (pipe(call->report) != 0) return rfork_fail(errno, "rfork: no pipe can be made");
-  for (i = 0; i < 2; ++i) fcntl(call->report[i], F_SETFD, FD_CLOEXEC);
+  if (rfork_open_report(call) != 0) return rfork_fail(errno, "rfork: no pipe can be made");
   rfork_say(call, "rfork-trace");
   rfork_say_number(call, "--report=", (uint64_t)call->report[1], "");
   for (i = 0; i < 2; ++i) rfork_say_number(call, "--drop-fd=", (uint64_t)call->report[i], "");
@@ -151,8 +225,7 @@ static RFORK_UNUSED int rfork_prepare(struct rfork_call* call,
   for (i = 0; i < options->drop_count; ++i)
     rfork_say_number(call, "--drop-fd=", (uint64_t)options->drop[i], "");
   if (call->argc > RFORK_MAX_ARGUMENTS - 8) {
-    close(call->report[0]);
-    close(call->report[1]);
+    rfork_close_report(call);
     return rfork_fail(E2BIG, "rfork: too many descriptors are to be dropped");
   }
   return 0;
@@ -197,7 +270,7 @@ static RFORK_UNUSED void rfork_start(struct rfork_call* call) {
   }
   if (between < 0) rfork_say_no_trace(call, errno, errno);
   if (between > 0) rfork_reap(between);
-  close(call->report[1]);
+  rfork_close_writer(call);
 }
 
 /* rfork-trace's answer; 0 or -1 and errno. A process that woke up elsewhere has no pipe any more:
@@ -212,8 +285,9 @@ static RFORK_UNUSED int rfork_hear(struct rfork_call* call) {
     if (n <= 0) break;
     got += (size_t)n;
   }
+  if (call->role != 0) call->report[0] = call->report[1] = -1;
+  rfork_close_report(call);
   if (call->role != 0) return 0;
-  close(call->report[0]);
   if (got == 2 * sizeof report.error) {
     char text[300];
     int32_t why;
@@ -230,22 +304,18 @@ static RFORK_UNUSED int rfork_hear(struct rfork_call* call) {
 }
 
 /* A fork that waits until rfork-trace has taken it away: it returns on the other host only, as
- * `number`. The calls of the numbers before stand before `call`. */
+ * `number`. */
 static RFORK_UNUSED pid_t rfork_launch(struct rfork_call* call, const char* host, int port,
                                        uint32_t number) {
-  const int before = (int)number - 1;
   char room[300];
-  int i;
-  pid_t child = fork();
+  pid_t child = rfork_fork(call);
   if (child != 0) return child;
   rfork_say_number(call, "--role=", (uint64_t)(uintptr_t)&call->role, "");
   rfork_say_number(call, "--role-value=", number, "");
   rfork_say(call, "--as-fork");
   rfork_say_number(call, "", (uint64_t)getpid(), "");
   rfork_say_host(call, host, port, room, sizeof room);
-  for (i = 1; i <= before; ++i)
-    close(call[-i].report[0]); /* of other children: their reports aren't ours */
-  close(call->report[0]);
+  rfork_close_end(call, 0);
   rfork_start(call);
   while (call->role == 0)
     syscall(SYS_futex, &call->role, 0 /* FUTEX_WAIT */, 0, (void*)0, (void*)0, 0);
@@ -263,19 +333,19 @@ static RFORK_UNUSED pid_t rfork_with(const struct rfork_options* options) {
   }
   if (options->port < 0 || options->port > 65535)
     return rfork_fail(EINVAL, "rfork: there is no such port");
-  if (rfork_prepare(&call, options) != 0) return -1;
   mask = rfork_block_signals();
+  if (rfork_prepare(&call, options) != 0) {
+    rfork_restore_signals(mask);
+    return -1;
+  }
   child = rfork_launch(&call, options->host, options->port, 1);
   if (child <= 0) {
     error = errno;
-    if (child < 0) {
-      close(call.report[0]);
-      close(call.report[1]);
-    }
+    if (child < 0) rfork_close_report(&call);
     rfork_restore_signals(mask);
     return child == 0 ? 0 : rfork_fail(error, "rfork: fork() failed");
   }
-  close(call.report[1]);
+  rfork_close_writer(&call);
   if (rfork_hear(&call) != 0) {
     error = errno;
     syscall(SYS_kill, child, 9);
@@ -283,9 +353,7 @@ static RFORK_UNUSED pid_t rfork_with(const struct rfork_options* options) {
     child = -1;
     errno = error;
   }
-  error = errno;
   rfork_restore_signals(mask);
-  errno = error;
   return child;
 }
 
@@ -311,7 +379,6 @@ static RFORK_UNUSED int rfork_many(const char* const hosts[], int n, pid_t pids[
   mask = rfork_block_signals();
   for (i = 0; i < n; ++i) {
     pids[i] = -1;
-    calls[i].report[0] = -1;
     if (hosts[i] == (char*)0 || hosts[i][0] == 0) {
       failed = 1, error = EINVAL;
       rfork_fail(EINVAL, "rfork: no host is named");
@@ -319,7 +386,6 @@ static RFORK_UNUSED int rfork_many(const char* const hosts[], int n, pid_t pids[
     }
     if (rfork_prepare(&calls[i], (struct rfork_options*)0) != 0) {
       failed = 1, error = errno;
-      calls[i].report[0] = -1;
       continue;
     }
     pids[i] = rfork_launch(&calls[i], hosts[i], 0, (uint32_t)i + 1);
@@ -328,11 +394,11 @@ static RFORK_UNUSED int rfork_many(const char* const hosts[], int n, pid_t pids[
       rfork_restore_signals(mask);
       return i;
     }
-    close(calls[i].report[1]);
+    error = pids[i] < 0 ? errno : error;
+    rfork_close_writer(&calls[i]);
     if (pids[i] < 0) {
-      failed = 1, error = errno;
-      close(calls[i].report[0]);
-      calls[i].report[0] = -1;
+      failed = 1;
+      rfork_close_report(&calls[i]);
       rfork_fail(error, "rfork: fork() failed");
     }
   }
@@ -344,47 +410,45 @@ static RFORK_UNUSED int rfork_many(const char* const hosts[], int n, pid_t pids[
     pids[i] = -1;
   }
   free(calls);
-  rfork_restore_signals(mask);
   errno = error;
+  rfork_restore_signals(mask);
   return failed ? -1 : n;
 }
 
 /* Lets rfork-trace take this process; 0 here, the role where it woke up again, -1 with errno. */
-static RFORK_UNUSED int rfork_take(struct rfork_call* call, const char* word,
-                                   const char* argument) {
-  uint64_t mask = rfork_block_signals();
-  int result, error;
-  rfork_say_number(call, "--role=", (uint64_t)(uintptr_t)&call->role, "");
-  rfork_say_number(call, "--role-value=", 1, "");
-  rfork_say(call, word);
-  rfork_say_number(call, "", (uint64_t)getpid(), "");
-  if (strcmp(word, "--exec") == 0) rfork_say(call, "-o");
-  rfork_say(call, argument);
-  rfork_start(call);
-  result = rfork_hear(call);
-  error = errno;
-  prctl(0x59616d61 /* PR_SET_PTRACER */, 0L, 0L, 0L, 0L);
+static RFORK_UNUSED int rfork_take(const char* word, const char* argument) {
+  struct rfork_call call;
+  const uint64_t mask = rfork_block_signals();
+  int error, result = rfork_prepare(&call, (struct rfork_options*)0);
+  if (result == 0) {
+    rfork_say_number(&call, "--role=", (uint64_t)(uintptr_t)&call.role, "");
+    rfork_say_number(&call, "--role-value=", 1, "");
+    rfork_say(&call, word);
+    rfork_say_number(&call, "", (uint64_t)getpid(), "");
+    if (strcmp(word, "--exec") == 0) rfork_say(&call, "-o");
+    rfork_say(&call, argument);
+    rfork_start(&call);
+    result = rfork_hear(&call);
+    error = errno;
+    prctl(0x59616d61 /* PR_SET_PTRACER */, 0L, 0L, 0L, 0L);
+    errno = error;
+  }
   rfork_restore_signals(mask);
-  errno = error;
-  return result != 0 ? -1 : (int)call->role;
+  return result != 0 ? -1 : (int)call.role;
 }
 
 /* Writes an image of this process that runs by itself. 0 when it is complete, 1 in a process
  * restored from it, -1 with errno. */
 static RFORK_UNUSED int rfork_freeze(const char* file) {
-  struct rfork_call call;
   if (file == (char*)0 || file[0] == 0) return rfork_fail(EINVAL, "rfork: no file is named");
-  if (rfork_prepare(&call, (struct rfork_options*)0) != 0) return -1;
-  return rfork_take(&call, "--exec", file);
+  return rfork_take("--exec", file);
 }
 
 /* This process goes on on `host`; here its pid stays as the ghost. 0 there, -1 with errno if it
  * stays. */
 static RFORK_UNUSED int rfork_move(const char* host) {
-  struct rfork_call call;
   if (host == (char*)0 || host[0] == 0) return rfork_fail(EINVAL, "rfork: no host is named");
-  if (rfork_prepare(&call, (struct rfork_options*)0) != 0) return -1;
-  return rfork_take(&call, "--move", host) < 0 ? -1 : 0;
+  return rfork_take("--move", host) < 0 ? -1 : 0;
 }
 
 #ifdef __cplusplus

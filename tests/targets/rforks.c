@@ -205,6 +205,32 @@ static void test_from_thread(void) {
   for (i = 0; i < 2; ++i) pthread_join(others[i], NULL);
 }
 
+static int count_descriptors(void) {
+  int fd, count = 0;
+  for (fd = 0; fd < 256; ++fd) count += fcntl(fd, F_GETFD) != -1;
+  return count;
+}
+
+static void* fork_and_count(void* expected) {
+  const pid_t child = rfork(host);
+  EXPECT(child >= 0);
+  if (child == 0) exit(count_descriptors() == *(int*)expected ? 7 : 8);
+  EXPECT(WEXITSTATUS(status_of(child)) == 7);
+  return NULL;
+}
+
+/* Threads call at the same moment: no child has another one's descriptors. */
+static void test_at_once(void) {
+  pthread_t threads[6];
+  int i, rounds, expected = count_descriptors();
+  for (rounds = 0; rounds < 3; ++rounds) {
+    for (i = 0; i < 6; ++i)
+      EXPECT(pthread_create(&threads[i], NULL, fork_and_count, &expected) == 0);
+    for (i = 0; i < 6; ++i) EXPECT(pthread_join(threads[i], NULL) == 0);
+  }
+  EXPECT(count_descriptors() == expected && count_threads() == 1);
+}
+
 /* The child has ended long before its parent asks. */
 static void test_early(void) {
   siginfo_t info;
@@ -334,6 +360,7 @@ int main(int argc, char** argv) {
                {"many", test_many},
                {"threads", test_threads},
                {"from-thread", test_from_thread},
+               {"at-once", test_at_once},
                {"early", test_early},
                {"crowd", test_crowd},
                {"move", test_move},
