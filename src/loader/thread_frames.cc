@@ -51,9 +51,26 @@ bool grow_stack(std::vector<Mapping>& mappings, AddressSpace& space, Range range
   return false;
 }
 
+/// The highest end, not above `top`, of `room` bytes that hold no patch: what a thread sleeps for
+/// may stand under its red zone.
+uint64_t under_patches(const image::Process& process, uint64_t room, uint64_t top) {
+  const auto in_the_way = [&](const image::MemoryPatch& patch) {
+    return Range{patch.address, patch.address + patch.bytes.size()}.overlaps({top - room, top});
+  };
+  for (auto patch = process.patches.begin(); patch != process.patches.end();) {
+    if (top > room && in_the_way(*patch)) {
+      top = patch->address;
+      patch = process.patches.begin();
+    } else {
+      ++patch;
+    }
+  }
+  return top;
+}
+
 /// Where the frame may end, at the highest; 0: nowhere.
-uint64_t find_top(const image::Thread& thread, uint64_t room, std::vector<Mapping>& mappings,
-                  AddressSpace& space) {
+uint64_t find_top(const image::Process& process, const image::Thread& thread, uint64_t room,
+                  std::vector<Mapping>& mappings, AddressSpace& space) {
   const uint64_t rsp = image::thread_bases(thread).stack_pointer;
   const image::AltStack& alt = thread.alt_stack;
   const auto alt_range = Range::sized(alt.address, alt.size);
@@ -63,7 +80,9 @@ uint64_t find_top(const image::Thread& thread, uint64_t room, std::vector<Mappin
     return alt_range->end;
   }
   if (rsp < kRedZone + room + kStackGuard + kPage) return 0;
-  const Range range{rsp - kRedZone - room, rsp - kRedZone};
+  const uint64_t top = under_patches(process, room, rsp - kRedZone);
+  if (top < room + kStackGuard + kPage) return 0;
+  const Range range{top - room, top};
   if (is_writable(mappings, range)) return range.end;
   return grow_stack(mappings, space, range) ? range.end : 0;
 }
@@ -81,7 +100,7 @@ ThreadFrames place_frames(const image::Snapshot& snapshot, const image::Host& he
     ThreadFrame& entry = frames.threads.emplace_back();
     entry.area = image::translate_xstate(thread, snapshot.host, here);
     const uint64_t room = image::signal_frame_room(entry.area);
-    tops.push_back(find_top(thread, room, mappings, space));
+    tops.push_back(find_top(process, thread, room, mappings, space));
     entry.stays = tops.back() == 0;
     if (entry.stays) staying += room;
   }

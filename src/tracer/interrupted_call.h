@@ -20,6 +20,11 @@
 
 namespace rfork::tracer {
 
+/// Bytes below the stack pointer that belong to the function that runs (System V ABI, 3.2.2).
+inline constexpr uint64_t kRedZone = 128;
+/// Bytes below those in which the rest of a time-out may stand.
+inline constexpr uint64_t kTimeOutRoom = 32;
+
 struct GoingOn {
   user_regs_struct registers{};  ///< to run on with
   bool again = false;            ///< they make an interrupted call again

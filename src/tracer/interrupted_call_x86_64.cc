@@ -20,7 +20,6 @@ constexpr int64_t kRestartNoIntr = -513;
 constexpr int64_t kRestartNoHandler = -514;
 constexpr int64_t kRestartBlock = -516;
 
-constexpr uint64_t kRedZone = 128;
 constexpr uint64_t kSystemCallSize = 2;  // 0f 05
 
 using Register = unsigned long long user_regs_struct::*;
@@ -128,6 +127,7 @@ long number_before_restart(const user_regs_struct& regs, const ProcessMemory& me
 void put_remaining_timespec(GoingOn& going_on, Register holder, int64_t remaining_ns) {
   const timespec rest{remaining_ns / 1'000'000'000, remaining_ns % 1'000'000'000};
   image::MemoryPatch patch;
+  static_assert(sizeof rest + 15 <= kTimeOutRoom);
   patch.address = (going_on.registers.rsp - kRedZone - sizeof rest) & ~uint64_t{15};
   patch.bytes.resize(sizeof rest);
   std::memcpy(patch.bytes.data(), &rest, sizeof rest);

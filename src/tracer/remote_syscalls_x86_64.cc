@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "image/signal_frame_x86_64.h"
+#include "tracer/interrupted_call.h"
 #include "tracer/ptrace.h"
 #include "tracer/remote_syscalls.h"
 
@@ -17,7 +18,6 @@ namespace rfork::tracer {
 
 namespace {
 
-constexpr uint64_t kRedZone = 128;
 constexpr uint64_t kAllSignals = ~uint64_t{0};
 constexpr uint64_t kForkOffset = 16;
 constexpr uint64_t kExitOffset = 40;
@@ -162,7 +162,7 @@ void RemoteSyscalls::prepare() {
   state.xstate = regset(thread_.tid, NT_X86_XSTATE, "NT_X86_XSTATE");
   // The alternate stack isn't known yet: a size that sigaltstack(2) refuses leaves it as it is.
   state.alt_stack = {0, 0, 0};
-  const uint64_t top = thread_.registers.rsp - kRedZone;
+  const uint64_t top = thread_.registers.rsp - kRedZone - kTimeOutRoom;
   const image::SignalFrame frame = image::build_signal_frame(
       state, image::translate_xstate(state, site_.host(), site_.host()), top);
   scratch_ = (frame.address - kScratchSize) & ~uint64_t{15};
