@@ -29,7 +29,13 @@ constexpr const char* kMmMap = "mm_map";
 constexpr const char* kRseq = "rseq";
 constexpr const char* kTimeNamespace = "time_namespace";
 constexpr const char* kMemfdExec = "memfd_exec";
+constexpr const char* kGuardRegions = "guard_regions";
+constexpr const char* kSeal = "seal";
 constexpr std::string_view kHugetlb = "hugetlb:";
+
+constexpr size_t kSmallPage = 4096;
+constexpr int kMadvGuardInstall = 102;  // Linux 6.13, asm-generic/mman-common.h
+constexpr long kSysMseal = 462;         // Linux 6.10
 
 /// The first line of a file, empty when it can't be read.
 std::string line_of(const std::string& path) {
@@ -75,6 +81,20 @@ void add_huge_pages(std::vector<std::string>& abilities) {
   }
 }
 
+/// What can be done to memory, by doing it to a page.
+void add_memory_calls(std::vector<std::string>& abilities) {
+  void* const page =
+      ::mmap(nullptr, kSmallPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (page == MAP_FAILED) return;
+  if (::madvise(page, kSmallPage, kMadvGuardInstall) == 0) abilities.emplace_back(kGuardRegions);
+  ::munmap(page, kSmallPage);
+  if (::syscall(kSysMseal, nullptr, 0, 0) == 0) abilities.emplace_back(kSeal);
+  const long key = ::syscall(SYS_pkey_alloc, 0, PKEY_DISABLE_ACCESS);
+  if (key < 0) return;
+  abilities.emplace_back(kProtectionKeys);
+  ::syscall(SYS_pkey_free, key);
+}
+
 std::vector<std::string> find_abilities(bool wide_addresses) {
   std::vector<std::string> abilities;
   if (wide_addresses) abilities.emplace_back(kLa57);
@@ -83,6 +103,7 @@ std::vector<std::string> find_abilities(bool wide_addresses) {
   if (::access("/proc/self/ns/time", F_OK) == 0) abilities.emplace_back(kTimeNamespace);
   // 2 forbids memfds that can be executed; kernels before 6.3 have no such setting.
   if (line_of("/proc/sys/vm/memfd_noexec") != "2") abilities.emplace_back(kMemfdExec);
+  add_memory_calls(abilities);
   add_huge_pages(abilities);
   std::ranges::sort(abilities);
   return abilities;
@@ -102,6 +123,19 @@ Reason missing_ability(const std::string& ability) {
   if (ability == kLa57) {
     return {"the process uses addresses above 47 bits, which the destination's processor lacks",
             "choose a destination with five-level page tables (la57)"};
+  }
+  if (ability == kGuardRegions) {
+    return {
+        "the process has guard regions (MADV_GUARD_INSTALL), which the destination's kernel lacks",
+        "it needs Linux 6.13 or later"};
+  }
+  if (ability == kSeal) {
+    return {"the process has sealed memory (mseal), which the destination's kernel lacks",
+            "it needs Linux 6.10 or later"};
+  }
+  if (ability == kProtectionKeys) {
+    return {"the process has memory protection keys, which the destination lacks",
+            "choose a destination whose processor and kernel have them (ospke in /proc/cpuinfo)"};
   }
   if (ability == kMemfdExec) {
     return {"the process runs code from a memfd, which the destination forbids",
@@ -153,11 +187,19 @@ Host this_host() {
   return host;
 }
 
+bool has_ability(const Host& host, std::string_view name) {
+  return has(host.abilities, name);
+}
+
 Needs needs_of(const Snapshot& snapshot) {
   Needs needs{snapshot.host, {kMmMap}};
   std::vector<std::string>& abilities = needs.abilities;
   for (const Process& process : snapshot.processes) {
+    if (process.protection_keys != 0) abilities.emplace_back(kProtectionKeys);
     for (const Mapping& mapping : process.mappings) {
+      if (!mapping.guards.empty()) abilities.emplace_back(kGuardRegions);
+      if (mapping.protection_key != 0) abilities.emplace_back(kProtectionKeys);
+      if (mapping.sealed) abilities.emplace_back(kSeal);
       if (mapping.range.end > kLimit47) abilities.emplace_back(kLa57);
       if (mapping.huge_page_size != 0) {
         abilities.push_back(fmt::format("{}{}", kHugetlb, mapping.huge_page_size));

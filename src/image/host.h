@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -13,8 +14,12 @@ namespace rfork::image {
 /// ms).
 ///
 /// Abilities are: "mm_map" (prctl PR_SET_MM_MAP), "rseq", "time_namespace", "la57" (56-bit
-/// addresses), "hugetlb:SIZE" for each huge page size in bytes that has a pool, "memfd_exec".
+/// addresses), "hugetlb:SIZE" for each huge page size in bytes that has a pool, "memfd_exec",
+/// "guard_regions" (MADV_GUARD_INSTALL), "seal" (mseal), "protection_keys".
 Host this_host();
+
+inline constexpr const char* kProtectionKeys = "protection_keys";
+bool has_ability(const Host& host, std::string_view name);
 
 /// What a process needs of a host, as far as it is known before it is frozen.
 struct Needs {

@@ -128,6 +128,9 @@ void visit_fields(auto& visit, Is<Mapping> auto& x) {
   visit("offset", x.offset);
   visit("name", x.name);
   visit("may_write", x.may_write);
+  visit.later("guards", x.guards);
+  visit.later("protection_key", x.protection_key);
+  visit.later("sealed", x.sealed);
 }
 
 void visit_fields(auto& visit, Is<AltStack> auto& x) {
@@ -242,6 +245,8 @@ void visit_head(auto& visit, Is<Process> auto& x) {
   visit("actions", x.actions);
   visit("pending", x.pending);
   visit("patches", x.patches);
+  visit.later("protection_keys", x.protection_keys);
+  visit.later("lock_future", x.lock_future);
 }
 
 void visit_fields(auto& visit, Is<Process> auto& x) {

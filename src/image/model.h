@@ -200,6 +200,9 @@ struct Mapping {
   /// Whether the process ever had (or may get) write access: VM_MAYWRITE. A shared file mapping of
   /// a descriptor opened read-only has not.
   bool may_write = true;
+  std::vector<Range> guards;   ///< guard regions within it (MADV_GUARD_INSTALL), in order
+  int32_t protection_key = 0;  ///< as pkey_mprotect(2); 0: none
+  bool sealed = false;         ///< by mseal(2)
 };
 
 struct AltStack {
@@ -307,6 +310,8 @@ struct Process {
   std::vector<Mapping> mappings;       ///< by address, not overlapping
   std::vector<Descriptor> descriptors;
   std::vector<MemoryPatch> patches;
+  uint32_t protection_keys = 0;  ///< bits of those that pkey_alloc(2) has given
+  uint32_t lock_future = 0;      ///< MCL_* of mlockall(2) for mappings to come
 };
 
 /// A snapshot without its pages.

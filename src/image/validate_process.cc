@@ -11,6 +11,7 @@ namespace rfork::image {
 namespace {
 
 constexpr uint32_t kAllAdvice = (Mapping::lock_on_fault << 1) - 1;
+constexpr uint32_t kProtectionKeys = 0xfffe;   // all but everybody's
 constexpr uint64_t kXstateHeader = 512;        // where XSTATE_BV stands
 constexpr uint64_t kXstateMinimum = 512 + 64;  // legacy area and header
 constexpr uint64_t kXstateMaximum = 65536;
@@ -97,6 +98,13 @@ void validate_mapping(const Host& host, const KnownIds& known, const Mapping& ma
   const auto offsets = Range::sized(mapping.offset, mapping.range.size());
   require(!backed || (mapping.offset % kPageSize == 0 && offsets && offsets->end <= INT64_MAX),
           kNote, "the mapping at {:#x} has the offset {:#x}", at, mapping.offset);
+  uint64_t end = mapping.range.start;
+  for (const Range& guard : mapping.guards) {
+    require(guard.start >= end && guard.start < guard.end && guard.end <= mapping.range.end &&
+                guard.start % kPageSize == 0 && guard.end % kPageSize == 0,
+            kNote, "the mapping at {:#x} has a guard region at {:#x}", at, guard.start);
+    end = guard.end;
+  }
   const uint64_t huge = mapping.huge_page_size;
   require(huge == 0 || (is_power_of_two(huge) && huge > kPageSize && at % huge == 0 &&
                         mapping.range.size() % huge == 0),
@@ -110,7 +118,15 @@ void validate_memory(const Host& host, const KnownIds& known, const Process& pro
     require(mapping.range.start >= end, NoteType::mappings,
             "the mapping at {:#x} overlaps the one before or is out of order", mapping.range.start);
     end = mapping.range.end;
+    const int32_t key = mapping.protection_key;
+    require(key == 0 || (key > 0 && key < 16 && (process.protection_keys >> key & 1) != 0),
+            NoteType::mappings, "the mapping at {:#x} has the protection key {}",
+            mapping.range.start, key);
   }
+  require((process.protection_keys & ~kProtectionKeys) == 0, NoteType::process,
+          "protection_keys is {:#x}", process.protection_keys);
+  require((process.lock_future & ~uint32_t{MCL_FUTURE | MCL_ONFAULT}) == 0, NoteType::process,
+          "lock_future is {:#x}", process.lock_future);
   for (const MemoryPatch& patch : process.patches) {
     const auto range = Range::sized(patch.address, patch.bytes.size());
     const auto found = std::ranges::upper_bound(process.mappings, patch.address, {},

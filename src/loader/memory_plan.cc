@@ -13,6 +13,12 @@
 #ifndef MAP_HUGE_SHIFT
 #define MAP_HUGE_SHIFT 26
 #endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
+#ifndef SYS_mseal
+#define SYS_mseal 462
+#endif
 #ifndef PR_SET_VMA
 #define PR_SET_VMA 0x53564d41
 #define PR_SET_VMA_ANON_NAME 0
@@ -104,6 +110,7 @@ uint32_t MemoryPlan::first_protection(const Mapping& mapping) const {
 }
 
 void MemoryPlan::add_mappings(PlanWriter& plan, HandedFds& handed) const {
+  add_protection_keys(plan);
   add_shared_anonymous(plan);
   for (const Mapping& mapping : mappings_) {
     if (made_whole(mapping) || mapping.kind == Mapping::Kind::vvar) continue;
@@ -120,6 +127,19 @@ void MemoryPlan::add_mappings(PlanWriter& plan, HandedFds& handed) const {
                     {mapping.range.start, mapping.range.size(), static_cast<uint64_t>(advice)},
                     "madvise " + words_of(mapping));
     }
+  }
+}
+
+/// pkey_alloc(2) gives the lowest that is free, and execute-only mappings take one by themselves.
+void MemoryPlan::add_protection_keys(PlanWriter& plan) const {
+  const uint32_t keys = process_.protection_keys;
+  for (uint64_t key = 1; keys >> key != 0; ++key) {
+    plan.call(SYS_pkey_alloc, {0, PKEY_DISABLE_ACCESS}, fmt::format("pkey_alloc of {}", key),
+              static_cast<int64_t>(key));
+  }
+  for (uint64_t key = 1; keys >> key != 0; ++key) {
+    if ((keys >> key & 1) == 0)
+      plan.call(SYS_pkey_free, {key}, fmt::format("pkey_free of {}", key));
   }
 }
 
@@ -180,27 +200,43 @@ void MemoryPlan::add_finish(PlanWriter& plan) const {
   }
   for (const Mapping& mapping : mappings_) {
     if (mapping.kind == Mapping::Kind::vvar || mapping.kind == Mapping::Kind::vdso) continue;
-    const uint64_t start = mapping.range.start, size = mapping.range.size();
-    for (const auto& [bit, advice] : kLateAdvice) {
-      if ((mapping.advice & bit) == 0) continue;
-      plan.try_call(SYS_madvise, {start, size, static_cast<uint64_t>(advice)},
-                    "madvise " + words_of(mapping));
-    }
-    if (first_protection(mapping) != mapping.protection) {
-      plan.call(SYS_mprotect, {start, size, mapping.protection}, "mprotect " + words_of(mapping));
-    }
-    if ((mapping.advice & Mapping::locked) != 0) {
-      const uint64_t on_fault = (mapping.advice & Mapping::lock_on_fault) != 0 ? MLOCK_ONFAULT : 0;
-      plan.try_call(SYS_mlock2, {start, size, on_fault}, "mlock2 " + words_of(mapping));
-    }
-    constexpr std::string_view kNamed = "[anon:";
-    if (mapping.name.starts_with(kNamed) && mapping.name.ends_with(']')) {
-      const std::string name =
-          mapping.name.substr(kNamed.size(), mapping.name.size() - kNamed.size() - 1);
-      plan.try_call(SYS_prctl, {PR_SET_VMA, PR_SET_VMA_ANON_NAME, start, size, plan.text(name)},
-                    "name " + words_of(mapping));
-    }
+    add_state(plan, mapping);
   }
+  if (process_.lock_future != 0) {
+    plan.try_call(SYS_mlockall, {process_.lock_future}, "mlockall of mappings to come");
+  }
+}
+
+void MemoryPlan::add_state(PlanWriter& plan, const Mapping& mapping) const {
+  const uint64_t start = mapping.range.start, size = mapping.range.size();
+  for (const Range& guard : mapping.guards) {
+    plan.call(SYS_madvise, {guard.start, guard.size(), MADV_GUARD_INSTALL},
+              "make guard regions in " + words_of(mapping));
+  }
+  for (const auto& [bit, advice] : kLateAdvice) {
+    if ((mapping.advice & bit) == 0) continue;
+    plan.try_call(SYS_madvise, {start, size, static_cast<uint64_t>(advice)},
+                  "madvise " + words_of(mapping));
+  }
+  if (mapping.protection_key != 0) {
+    plan.call(SYS_pkey_mprotect,
+              {start, size, mapping.protection, static_cast<uint64_t>(mapping.protection_key)},
+              "pkey_mprotect " + words_of(mapping));
+  } else if (first_protection(mapping) != mapping.protection) {
+    plan.call(SYS_mprotect, {start, size, mapping.protection}, "mprotect " + words_of(mapping));
+  }
+  if ((mapping.advice & Mapping::locked) != 0) {
+    const uint64_t on_fault = (mapping.advice & Mapping::lock_on_fault) != 0 ? MLOCK_ONFAULT : 0;
+    plan.try_call(SYS_mlock2, {start, size, on_fault}, "mlock2 " + words_of(mapping));
+  }
+  constexpr std::string_view kNamed = "[anon:";
+  if (mapping.name.starts_with(kNamed) && mapping.name.ends_with(']')) {
+    const std::string name =
+        mapping.name.substr(kNamed.size(), mapping.name.size() - kNamed.size() - 1);
+    plan.try_call(SYS_prctl, {PR_SET_VMA, PR_SET_VMA_ANON_NAME, start, size, plan.text(name)},
+                  "name " + words_of(mapping));
+  }
+  if (mapping.sealed) plan.call(SYS_mseal, {start, size, 0}, "mseal " + words_of(mapping));
 }
 
 }  // namespace rfork::loader

@@ -48,7 +48,9 @@ class MemoryPlan {
     std::vector<const image::Mapping*> parts;
   };
 
+  void add_protection_keys(PlanWriter& plan) const;
   void add_shared_anonymous(PlanWriter& plan) const;
+  void add_state(PlanWriter& plan, const image::Mapping& mapping) const;
   uint32_t first_protection(const image::Mapping& mapping) const;
   bool is_written(const image::Mapping& mapping) const;
   bool made_whole(const image::Mapping& mapping) const;

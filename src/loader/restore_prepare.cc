@@ -107,10 +107,12 @@ void Restore::State::place_hole(AddressSpace& space) {
   for (const image::Description& description : snapshot_.descriptions) {
     locks += description.locks.size() + description.watches.size();
   }
+  uint64_t guards = 0;
+  for (const image::Mapping& mapping : process_.mappings) guards += mapping.guards.size();
   const uint64_t threads = process_.threads.size();
   const uint64_t max_ops = metadata_.runs.size() * 2 + process_.mappings.size() * 14 +
                            threads * 160 + process_.descriptors.size() * 4 +
-                           process_.patches.size() + snapshot_.objects.size() * 8 + locks + 1024;
+                           process_.patches.size() + snapshot_.objects.size() * 8 + locks + guards + 1024;
   const uint64_t data = frame_bytes + patch_bytes + threads * 65536 +
                         process_.mappings.size() * 512 + process_.descriptors.size() * 4200 +
                         process_.auxv.size() + locks * sizeof(struct flock) + (1u << 20);

@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 
@@ -60,6 +61,37 @@ std::optional<Range> vdso_range(const std::vector<MapsLine>& maps) {
   return std::nullopt;
 }
 
+namespace {
+
+void place_guards(std::vector<image::Mapping>& mappings, const std::vector<Range>& guards) {
+  for (const Range& guard : guards) {
+    const auto after = std::partition_point(
+        mappings.begin(), mappings.end(),
+        [&](const image::Mapping& mapping) { return mapping.range.start <= guard.start; });
+    if (after != mappings.begin()) std::prev(after)->guards.push_back(guard);
+  }
+  for (image::Mapping& mapping : mappings) {
+    std::ranges::sort(mapping.guards, {}, &Range::start);
+  }
+}
+
+bool has_locked_memory(pid_t pid) {
+  const auto status = parse_status(read_file(fmt::format("/proc/{}/status", pid)));
+  const auto locked = status.find("VmLck");
+  return locked == status.end() || locked->second != "0 kB";
+}
+
+/// The kernel gives execute-only memory a key of its own, and gives it again.
+void leave_execute_only_keys(image::Process& process) {
+  for (image::Mapping& mapping : process.mappings) {
+    if (mapping.protection != PROT_EXEC || mapping.protection_key == 0) continue;
+    process.protection_keys &= ~(1u << mapping.protection_key);
+    mapping.protection_key = 0;
+  }
+}
+
+}  // namespace
+
 void Capture::State::freeze(std::vector<MapsLine>& maps) {
   stopped = std::make_unique<StoppedProcess>(pid, options.interrupted);
   snapshot.realtime_ns = clock_ns(CLOCK_REALTIME);
@@ -92,12 +124,13 @@ void Capture::State::read_process_wide(image::Process& process, const std::vecto
   std::memcpy(&going_on, process.threads.front().registers.data(), sizeof going_on);
   RemoteSyscalls calls(main_thread, original, *site, going_on);
   ask_timers(calls, original, process);
+  if (has_locked_memory(pid)) ask_future_locks(calls, pid, process);
   if (!options.move) copy = ForkedCopy::make(calls, pid, *site);
   if (copy) {
     const auto copied = parse_maps(read_file(fmt::format("/proc/{}/maps", copy->pid())));
     if (fork_would_lose(maps, copied, examination.not_forked)) copy.reset();
   }
-  if (!copy) ask_process(calls, original, process);
+  if (!copy) ask_process(calls, original, examination.needs.host, process);
 }
 
 void Capture::State::take_stock(const std::vector<MapsLine>& maps,
@@ -106,10 +139,7 @@ void Capture::State::take_stock(const std::vector<MapsLine>& maps,
   input.pid = pid;
   input.maps = maps;
   // A fork keeps the flags of mappings, but for memory locks.
-  const auto status = parse_status(read_file(fmt::format("/proc/{}/status", pid)));
-  const auto locked = status.find("VmLck");
-  const bool from_copy =
-      copy && locked != status.end() && locked->second == "0 kB" && examination.not_forked.empty();
+  const bool from_copy = copy && !has_locked_memory(pid) && examination.not_forked.empty();
   // The kernel walks the whole page table to write smaps, so the frozen process doesn't wait for it
   // if it need not.
   refresh_from_copy = from_copy;
@@ -125,15 +155,15 @@ void Capture::State::take_stock(const std::vector<MapsLine>& maps,
   if (!options.leave_children) find_children(pid, inventory.obstacles);
   if (!inventory.obstacles.empty()) throw Refusal(Failure::cannot_carry, inventory.obstacles);
   add_file_objects(inventory, pid, {options.thin, present});
-  pieces = pieces_that_no_fork_copies(inventory, original, examination.not_forked);
-  pieces_of_original = pieces.size();
+  add_what_no_fork_copies(contents, inventory, original, examination.not_forked);
+  pieces_of_original = contents.pieces.size();
 }
 
 void Capture::State::read_early_pieces() {
-  if (options.move || !copy || padded_total(pieces) > kEarlyReadLimit) return;
-  early.resize(padded_total(pieces));
+  if (options.move || !copy || padded_total(contents.pieces) > kEarlyReadLimit) return;
+  early.resize(padded_total(contents.pieces));
   std::span<std::byte> rest(early);
-  for (const Piece& piece : pieces) {
+  for (const Piece& piece : contents.pieces) {
     const size_t size = image::padded_size(piece.run);
     read_piece(piece, 0, rest.first(size));
     rest = rest.subspan(size);
@@ -148,7 +178,7 @@ void Capture::State::describe_copy(image::Process& process) {
   thread.registers = registers(copy->pid());
   {
     RemoteSyscalls calls(thread, copy->memory(), *site, thread.registers);
-    ask_process(calls, copy->memory(), process);
+    ask_process(calls, copy->memory(), examination.needs.host, process);
   }
   site->remove_from(copy->memory());
   if (!refresh_from_copy) return;
@@ -164,13 +194,14 @@ void Capture::State::let_go() {
 }
 
 void Capture::State::assemble(image::Process process) {
-  const auto rest = pieces_of_snapshot(inventory, snapshot_memory(), examination.not_forked);
-  pieces.insert(pieces.end(), rest.begin(), rest.end());
-  for (const Piece& piece : pieces) runs.push_back(piece.run);
+  add_snapshot(contents, inventory, snapshot_memory(), examination.not_forked);
+  for (const Piece& piece : contents.pieces) runs.push_back(piece.run);
   process.patches.insert(process.patches.end(), options.patches.begin(), options.patches.end());
   process.executable = inventory.executable;
   process.executable_deleted = inventory.executable_deleted;
   process.mappings = inventory.mappings;
+  place_guards(process.mappings, contents.guards);
+  leave_execute_only_keys(process);
   process.descriptors = inventory.descriptors;
   snapshot.host = examination.needs.host;
   const image::Host carried_as = with_common_xstate_layout(snapshot.host);
@@ -227,8 +258,8 @@ size_t Capture::read(std::span<std::byte> buffer) {
   State& state = *state_;
   state.check_interrupted();
   size_t done = 0;
-  while (done < buffer.size() && state.next_piece < state.pieces.size()) {
-    const Piece& piece = state.pieces[state.next_piece];
+  while (done < buffer.size() && state.next_piece < state.contents.pieces.size()) {
+    const Piece& piece = state.contents.pieces[state.next_piece];
     const uint64_t piece_size = image::padded_size(piece.run);
     const size_t size =
         static_cast<size_t>(std::min<uint64_t>(buffer.size() - done, piece_size - state.offset));
@@ -246,7 +277,7 @@ size_t Capture::read(std::span<std::byte> buffer) {
     ++state.next_piece;
     if (state.next_piece == state.pieces_of_original && state.copy) state.let_go();
   }
-  if (state.next_piece == state.pieces.size() && !state.options.move) state.let_go();
+  if (state.next_piece == state.contents.pieces.size() && !state.options.move) state.let_go();
   return done;
 }
 

@@ -34,14 +34,14 @@ struct Capture::State {
   Inventory inventory;
   image::Snapshot snapshot;
   std::vector<image::DataRun> runs;
-  std::vector<Piece> pieces;
+  Contents contents;
   size_t pieces_of_original = 0;  // the first ones, to be read while the original stands still
   Bytes early;                    // their bytes, when they were few
   bool read_early = false;
   bool refresh_from_copy = false;  // the flags of mappings are still those of the examination
 
   size_t next_piece = 0;
-  uint64_t offset = 0;  // into pieces[next_piece], padding included
+  uint64_t offset = 0;  // into that piece, padding included
   uint64_t early_offset = 0;
 
   State(const Examination& examined, const Options& wanted)

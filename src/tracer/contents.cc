@@ -120,17 +120,19 @@ void add_windows(std::vector<Piece>& pieces, const Inventory& inventory, const O
   }
 }
 
-void add_memory_runs(std::vector<Piece>& pieces, const PageScanner& scanner,
-                     const ProcessMemory& memory, const Mapping& mapping) {
+void add_memory_runs(Contents& contents, const PageScanner& scanner, const ProcessMemory& memory,
+                     const Mapping& mapping) {
   // A page of zeros over a file's page is a change; over nothing it is nothing.
   const bool skip_zero = mapping.kind == Mapping::Kind::anonymous;
-  for (const Range& run :
-       scanner.find(mapping.range, PageScanner::Want::private_pages, skip_zero)) {
+  const PageScanner::Found found =
+      scanner.find(mapping.range, PageScanner::Want::private_pages, skip_zero);
+  contents.guards.insert(contents.guards.end(), found.guards.begin(), found.guards.end());
+  for (const Range& run : found.pages) {
     Piece piece;
     piece.run = {DataRun::Target::memory, 0, run};
     piece.memory = &memory;
     piece.address = run.start;
-    pieces.push_back(piece);
+    contents.pieces.push_back(piece);
   }
 }
 
@@ -182,10 +184,9 @@ void add_file_objects(Inventory& inventory, pid_t pid, const ContentsOptions& op
   if (!reasons.empty()) throw Refusal(Failure::cannot_carry, reasons);
 }
 
-std::vector<Piece> pieces_that_no_fork_copies(const Inventory& inventory,
-                                              const ProcessMemory& original,
-                                              const std::vector<Range>& not_forked) {
-  std::vector<Piece> pieces;
+void add_what_no_fork_copies(Contents& contents, const Inventory& inventory,
+                             const ProcessMemory& original, const std::vector<Range>& not_forked) {
+  std::vector<Piece>& pieces = contents.pieces;
   for (const Object& object : inventory.objects) {
     if (object.kind == Object::Kind::file_pages) continue;
     const int fd = inventory.object_sources.at(object.id).fd.get();
@@ -200,19 +201,18 @@ std::vector<Piece> pieces_that_no_fork_copies(const Inventory& inventory,
       pieces.push_back(piece);
     }
   }
-  if (not_forked.empty()) return pieces;
+  if (not_forked.empty()) return;
   const PageScanner scanner(original);
   for (const Mapping& mapping : inventory.mappings) {
     if (is_private_memory(mapping) && overlaps_any(not_forked, mapping.range)) {
-      add_memory_runs(pieces, scanner, original, mapping);
+      add_memory_runs(contents, scanner, original, mapping);
     }
   }
-  return pieces;
 }
 
-std::vector<Piece> pieces_of_snapshot(const Inventory& inventory, const ProcessMemory& memory,
-                                      const std::vector<Range>& not_forked) {
-  std::vector<Piece> pieces;
+void add_snapshot(Contents& contents, const Inventory& inventory, const ProcessMemory& memory,
+                  const std::vector<Range>& not_forked) {
+  std::vector<Piece>& pieces = contents.pieces;
   for (const Object& object : inventory.objects) {
     if (object.kind != Object::Kind::file_pages) continue;
     const int fd = inventory.object_sources.at(object.id).fd.get();
@@ -227,10 +227,9 @@ std::vector<Piece> pieces_of_snapshot(const Inventory& inventory, const ProcessM
       piece.address = mapping.range.start;
       pieces.push_back(piece);
     } else if (is_private_memory(mapping) && !overlaps_any(not_forked, mapping.range)) {
-      add_memory_runs(pieces, scanner, memory, mapping);
+      add_memory_runs(contents, scanner, memory, mapping);
     }
   }
-  return pieces;
 }
 
 void read_piece(const Piece& piece, uint64_t offset, std::span<std::byte> buffer) {

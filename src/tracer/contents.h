@@ -28,6 +28,11 @@ struct Piece {
   int fd = -1;  ///< borrowed from the inventory's object_sources
 };
 
+struct Contents {
+  std::vector<Piece> pieces;
+  std::vector<Range> guards;  ///< guard regions that were met on the way
+};
+
 struct ContentsOptions {
   bool thin = false;
   std::set<std::string> present;  ///< paths of files whose contents the destination has
@@ -38,13 +43,12 @@ struct ContentsOptions {
 /// when one can't be read.
 void add_file_objects(Inventory& inventory, pid_t pid, const ContentsOptions& options);
 
-/// What must be read from `original` while it stands still.
-std::vector<Piece> pieces_that_no_fork_copies(const Inventory& inventory,
-                                              const ProcessMemory& original,
-                                              const std::vector<Range>& not_forked);
-/// The rest. `memory` is the forked copy's, or the original's while it stands still.
-std::vector<Piece> pieces_of_snapshot(const Inventory& inventory, const ProcessMemory& memory,
-                                      const std::vector<Range>& not_forked);
+/// Adds what must be read from `original` while it stands still.
+void add_what_no_fork_copies(Contents& contents, const Inventory& inventory,
+                             const ProcessMemory& original, const std::vector<Range>& not_forked);
+/// Adds the rest. `memory` is the forked copy's, or the original's while it stands still.
+void add_snapshot(Contents& contents, const Inventory& inventory, const ProcessMemory& memory,
+                  const std::vector<Range>& not_forked);
 
 /// Reads `buffer.size()` bytes of the piece from `offset` on; bytes beyond the run's end up to the
 /// page's are zero. Throws Error when the contents can't be read.

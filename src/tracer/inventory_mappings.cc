@@ -31,10 +31,6 @@ std::string obstacle_in(const std::string& name, const SmapsEntry* entry) {
   const bool special = name.starts_with("[v");  // [vvar] is marked as a device's memory too
   if (entry == nullptr || special) return {};
   if (entry->has("um") || entry->has("uw") || entry->has("ui")) return "is served by userfaultfd";
-  // Execute-only memory has a key that the kernel gave it, and gives it again.
-  const bool execute_only = entry->has("ex") && !entry->has("rd") && !entry->has("wr");
-  if (entry->protection_key != 0 && !execute_only) return "has a memory protection key";
-  if (entry->has("sl")) return "is sealed by mseal(2)";
   if (entry->has("ss")) return "is a shadow stack";
   if (entry->has("io") || entry->has("pf")) return "maps a device's memory (" + name + ")";
   return {};
@@ -63,6 +59,8 @@ void set_flags(Mapping& mapping, const SmapsEntry& entry) {
   mapping.grows_down = entry.has("gd");
   mapping.no_reserve = entry.has("nr");
   mapping.may_write = entry.has("mw");
+  mapping.sealed = entry.has("sl");
+  mapping.protection_key = entry.protection_key;
   if (entry.has("ht")) mapping.huge_page_size = entry.kernel_page_size;
 }
 

@@ -33,11 +33,13 @@ constexpr uint64_t kIsFile = 1u << 2;
 constexpr uint64_t kIsPresent = 1u << 3;
 constexpr uint64_t kIsSwapped = 1u << 4;
 constexpr uint64_t kIsZeroPage = 1u << 5;
+constexpr uint64_t kIsGuard = 1u << 8;  // Linux 6.15
 
 // Documentation/admin-guide/mm/pagemap.rst
 constexpr uint64_t kBitPresent = uint64_t{1} << 63;
 constexpr uint64_t kBitSwapped = uint64_t{1} << 62;
 constexpr uint64_t kBitFile = uint64_t{1} << 61;
+constexpr uint64_t kBitGuard = uint64_t{1} << 58;
 
 void append(std::vector<Range>& runs, Range run) {
   if (!runs.empty() && runs.back().end == run.start) {
@@ -56,18 +58,20 @@ bool all_zero(const std::byte* data, size_t size) {
 PageScanner::PageScanner(const ProcessMemory& memory, bool use_scan_ioctl)
     : memory_(memory),
       page_map_(open_or_throw(fmt::format("/proc/{}/pagemap", memory.pid()), O_RDONLY)),
-      use_scan_ioctl_(use_scan_ioctl) {}
+      use_scan_ioctl_(use_scan_ioctl),
+      guard_category_(kIsGuard) {}
 
-std::vector<Range> PageScanner::find(const Range& range, Want want, bool skip_zero) const {
-  std::vector<Range> runs;
-  if (use_scan_ioctl_) runs = scan(range, want);
-  if (!use_scan_ioctl_) runs = read_page_map(range, want);
-  return skip_zero ? without_zero_pages(runs) : runs;
+PageScanner::Found PageScanner::find(const Range& range, Want want, bool skip_zero) const {
+  Found found;
+  if (use_scan_ioctl_) found = scan(range, want);
+  if (!use_scan_ioctl_) found = read_page_map(range, want);
+  if (skip_zero) found.pages = without_zero_pages(found.pages);
+  return found;
 }
 
-std::vector<Range> PageScanner::scan(const Range& range, Want want) const {
+PageScanner::Found PageScanner::scan(const Range& range, Want want) const {
   std::array<PageRegion, 512> regions;
-  std::vector<Range> runs;
+  Found found;
   PageMapScanArgument argument{};
   argument.size = sizeof argument;
   argument.start = range.start;
@@ -79,25 +83,32 @@ std::vector<Range> PageScanner::scan(const Range& range, Want want) const {
     argument.category_mask = kIsFile | kIsZeroPage;
     argument.category_inverted = kIsFile | kIsZeroPage;
   }
-  argument.return_mask = kIsPresent;
+  argument.return_mask = kIsPresent | guard_category_;
   while (argument.start < range.end) {
     const int n = ::ioctl(page_map_.get(), kPageMapScan, &argument);
+    if (n < 0 && errno == EINVAL && guard_category_ != 0) {
+      guard_category_ = 0;
+      argument.return_mask = kIsPresent;
+      continue;
+    }
     if (n < 0 && (errno == ENOTTY || errno == EINVAL || errno == ENOSYS)) {
       use_scan_ioctl_ = false;
       return {};
     }
     if (n < 0)
       throw_errno("PAGEMAP_SCAN", fmt::format("of {} at {:#x}", memory_.pid(), argument.start));
-    for (int i = 0; i < n; ++i)
-      append(runs, {regions[static_cast<size_t>(i)].start, regions[static_cast<size_t>(i)].end});
+    for (const PageRegion& region : std::span(regions).first(static_cast<size_t>(n))) {
+      append((region.categories & guard_category_) != 0 ? found.guards : found.pages,
+             {region.start, region.end});
+    }
     if (argument.walk_end <= argument.start) break;
     argument.start = argument.walk_end;
   }
-  return runs;
+  return found;
 }
 
-std::vector<Range> PageScanner::read_page_map(const Range& range, Want want) const {
-  std::vector<Range> runs;
+PageScanner::Found PageScanner::read_page_map(const Range& range, Want want) const {
+  Found found;
   std::vector<uint64_t> entries(16384);
   for (uint64_t at = range.start; at < range.end;) {
     const size_t count = std::min<size_t>(entries.size(), (range.end - at) / kPage);
@@ -108,10 +119,10 @@ std::vector<Range> PageScanner::read_page_map(const Range& range, Want want) con
       const uint64_t entry = entries[i];
       if ((entry & (kBitPresent | kBitSwapped)) == 0) continue;
       if (want == Want::private_pages && (entry & kBitFile) != 0) continue;
-      append(runs, {at, at + kPage});
+      append((entry & kBitGuard) != 0 ? found.guards : found.pages, {at, at + kPage});
     }
   }
-  return runs;
+  return found;
 }
 
 // To look at every page takes as long as to send it. So they are all looked at only where a page of

@@ -25,19 +25,24 @@ class PageScanner {
                     ///< mappings
     present_pages,  ///< all that are in memory or swapped out
   };
-  /// Runs of such pages within `range`, in order, joined where they touch; pages that are all zero
-  /// left out when `skip_zero`. Throws Error.
-  std::vector<Range> find(const Range& range, Want want, bool skip_zero) const;
+  struct Found {
+    std::vector<Range> pages;   ///< runs in order, joined where they touch
+    std::vector<Range> guards;  ///< guard regions (MADV_GUARD_INSTALL); before Linux 6.15 the
+                                ///< kernel doesn't tell them from pages, and reading them fails
+  };
+  /// Such pages within `range`; those that are all zero left out when `skip_zero`. Throws Error.
+  Found find(const Range& range, Want want, bool skip_zero) const;
   /// `runs` without the pages that are all zero.
   std::vector<Range> without_zero_pages(const std::vector<Range>& runs) const;
 
  private:
-  std::vector<Range> scan(const Range& range, Want want) const;
-  std::vector<Range> read_page_map(const Range& range, Want want) const;
+  Found scan(const Range& range, Want want) const;
+  Found read_page_map(const Range& range, Want want) const;
 
   const ProcessMemory& memory_;
   UniqueFd page_map_;
   mutable bool use_scan_ioctl_;
+  mutable uint64_t guard_category_;  ///< 0: the kernel doesn't know it
 };
 
 }  // namespace rfork::tracer

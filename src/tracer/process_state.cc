@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <pwd.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -12,6 +13,7 @@
 #include <cstring>
 
 #include "base/io.h"
+#include "image/host.h"
 #include "tracer/proc_text.h"
 
 namespace rfork::tracer {
@@ -216,7 +218,39 @@ void ask_timers(RemoteSyscalls& calls, const ProcessMemory& memory, image::Proce
   }
 }
 
-void ask_process(RemoteSyscalls& calls, const ProcessMemory& memory, image::Process& process) {
+void ask_future_locks(RemoteSyscalls& calls, pid_t pid, image::Process& process) {
+  constexpr uint64_t kPage = 4096;
+  const long page = calls.call(
+      SYS_mmap, {0, kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, UINT64_MAX, 0});
+  if (page == -EAGAIN) process.lock_future = MCL_FUTURE;  // more than RLIMIT_MEMLOCK allows
+  if (page < 0) return;
+  const auto address = static_cast<uint64_t>(page);
+  for (const SmapsEntry& entry : parse_smaps(read_file(fmt::format("/proc/{}/smaps", pid)))) {
+    if (!entry.range.contains(address) || !entry.has("lo")) continue;
+    process.lock_future = MCL_FUTURE | (entry.has("lf") ? MCL_ONFAULT : 0u);
+  }
+  calls.call(SYS_munmap, {address, kPage});
+}
+
+namespace {
+
+/// Which protection keys pkey_alloc(2) doesn't give any more. Those it gives are given back.
+uint32_t ask_protection_keys(RemoteSyscalls& calls) {
+  constexpr uint32_t kAll = 0xfffe;  // 1 to 15
+  uint32_t free = 0;
+  for (long key; (key = calls.call(SYS_pkey_alloc, {0, PKEY_DISABLE_ACCESS})) > 0;) {
+    free |= 1u << key;
+  }
+  for (uint64_t key = 1; key < 16; ++key) {
+    if ((free >> key & 1) != 0) calls.call(SYS_pkey_free, {key});
+  }
+  return kAll & ~free;
+}
+
+}  // namespace
+
+void ask_process(RemoteSyscalls& calls, const ProcessMemory& memory, const image::Host& host,
+                 image::Process& process) {
   calls.prepare();
   const std::string subject = fmt::format("in {}", memory.pid());
   process.actions.clear();
@@ -236,6 +270,9 @@ void ask_process(RemoteSyscalls& calls, const ProcessMemory& memory, image::Proc
   process.layout.brk = static_cast<uint64_t>(calls.call(SYS_brk, {0}));
   const long dumpable = calls.call(SYS_prctl, {PR_GET_DUMPABLE});
   process.dumpable = dumpable == 1;
+  if (image::has_ability(host, image::kProtectionKeys)) {
+    process.protection_keys = ask_protection_keys(calls);
+  }
 }
 
 }  // namespace rfork::tracer

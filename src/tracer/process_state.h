@@ -29,6 +29,10 @@ image::Process read_process(pid_t pid);
 void ask_timers(RemoteSyscalls& calls, const ProcessMemory& memory, image::Process& process);
 /// Signal actions, brk and dumpable, asked through the original or its forked copy, whose memory
 /// `memory` is.
-void ask_process(RemoteSyscalls& calls, const ProcessMemory& memory, image::Process& process);
+/// Asks whether mlockall(2) locks what is mapped from now on. For a process that has locked memory:
+/// it maps a page, and reads its smaps.
+void ask_future_locks(RemoteSyscalls& calls, pid_t pid, image::Process& process);
+void ask_process(RemoteSyscalls& calls, const ProcessMemory& memory, const image::Host& host,
+                 image::Process& process);
 
 }  // namespace rfork::tracer

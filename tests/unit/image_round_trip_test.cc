@@ -136,6 +136,12 @@ TEST_CASE("the trailer wants all page data") {
 TEST_CASE("what images of version 1 got later comes back too") {
   Snapshot snapshot = samples::rich_snapshot();
   snapshot.processes[0].threads[0].waits = true;
+  snapshot.processes[0].protection_keys = 1u << 3 | 1u << 15;
+  snapshot.processes[0].lock_future = 2;
+  Mapping& mapping = snapshot.processes[0].mappings.front();
+  mapping.guards = {{mapping.range.start, mapping.range.start + 4096}};
+  mapping.protection_key = 15;
+  mapping.sealed = true;
   Description& relayed = snapshot.descriptions.front();
   relayed.locks = {{FileLock::Kind::posix, true, 5, 100}, {FileLock::Kind::flock, false, 0, 0}};
   relayed.relay = Description::RelayType::terminal;

@@ -103,10 +103,14 @@ TEST_CASE("only pages that matter are found, by both ways of asking", "[ptrace]"
   const std::vector<Range> expected{{start + 4096, start + 3 * 4096},
                                     {start + 5 * 4096, start + 6 * 4096}};
   const Range all{start, start + 10 * 4096};
-  CHECK(PageScanner(memory, true).find(all, PageScanner::Want::private_pages, true) == expected);
-  CHECK(PageScanner(memory, false).find(all, PageScanner::Want::private_pages, true) == expected);
-  const auto touched =
-      PageScanner(memory, false).find(all, PageScanner::Want::private_pages, false);
+  const auto pages_found = [&](bool use_scan_ioctl, bool skip_zero) {
+    return PageScanner(memory, use_scan_ioctl)
+        .find(all, PageScanner::Want::private_pages, skip_zero)
+        .pages;
+  };
+  CHECK(pages_found(true, true) == expected);
+  CHECK(pages_found(false, true) == expected);
+  const auto touched = pages_found(false, false);
   CHECK(std::any_of(touched.begin(), touched.end(),
                     [&](const Range& run) { return run.contains(start + 7 * 4096); }));
   ::munmap(pages, 10 * 4096);
