@@ -194,10 +194,11 @@ std::optional<Spawned> spawn(const SpawnRequest& request, SpawnFailure* failure)
 
   uint64_t flags = place.user_namespace ? CLONE_NEWUSER : 0;
   if (init) flags |= CLONE_NEWPID | CLONE_NEWNS;
-  sigset_t all, before;
-  ::sigfillset(&all);
-  ::sigprocmask(SIG_SETMASK, &all,
-                &before);  // the child keeps them blocked until its registers are loaded
+  // The child keeps them blocked until its registers are loaded: libc's own two as well, which its
+  // functions leave out.
+  const uint64_t all = ~uint64_t{0};
+  uint64_t before = 0;
+  ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, sizeof all);
   const long first = clone_process(flags, !init && !helper && place.keep_ids ? request.pid : 0);
   if (first == 0) {
     if (init) be_init(prepared);
@@ -205,7 +206,7 @@ std::optional<Spawned> spawn(const SpawnRequest& request, SpawnFailure* failure)
     exec_stub(prepared);
   }
   const int clone_error = errno;
-  ::sigprocmask(SIG_SETMASK, &before, nullptr);
+  ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, nullptr, sizeof before);
   if (first < 0) {
     *failure = {plan::kStepClone, clone_error};
     return std::nullopt;
