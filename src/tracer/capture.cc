@@ -11,10 +11,12 @@
 #include <algorithm>
 #include <csignal>
 #include <cstring>
+#include <tuple>
 
 #include "base/clock.h"
 #include "base/io.h"
 #include "tracer/capture_state.h"
+#include "tracer/posix_timers.h"
 #include "tracer/process_state.h"
 #include "tracer/ptrace.h"
 #include "tracer/thread_state.h"
@@ -51,6 +53,21 @@ bool fork_would_lose(const std::vector<MapsLine>& maps, const std::vector<MapsLi
   });
 }
 
+auto all_of(const image::Credentials& who) {
+  return std::tie(who.uid, who.euid, who.suid, who.fsuid, who.gid, who.egid, who.sgid, who.fsgid,
+                  who.groups, who.cap_inheritable, who.cap_permitted, who.cap_effective,
+                  who.cap_bounding, who.cap_ambient, who.securebits);
+}
+
+// What /proc/PID says of a process is what its leader has.
+void keep_what_differs(CapturedThread& captured, image::Process& process) {
+  image::Thread& thread = captured.thread;
+  if (process.threads.empty()) process.credentials.securebits = captured.credentials.securebits;
+  if (all_of(captured.credentials) != all_of(process.credentials))
+    thread.credentials = std::move(captured.credentials);
+  if (thread.no_new_privs == process.no_new_privs) thread.no_new_privs.reset();
+}
+
 }  // namespace
 
 std::optional<Range> vdso_range(const std::vector<MapsLine>& maps) {
@@ -77,6 +94,7 @@ void Capture::State::freeze(std::vector<MapsLine>& maps) {
 void Capture::State::read_threads(image::Process& process) {
   for (StoppedThread& thread : stopped->threads()) {
     CapturedThread captured = capture_thread(pid, thread, original, *site);
+    keep_what_differs(captured, process);
     process.threads.push_back(std::move(captured.thread));
     if (captured.patch) process.patches.push_back(std::move(*captured.patch));
   }
@@ -88,16 +106,25 @@ void Capture::State::read_threads(image::Process& process) {
 // Without a fork (a move, or the process forbids it) the rest is asked here too.
 void Capture::State::read_process_wide(image::Process& process, const std::vector<MapsLine>& maps) {
   const StoppedThread& main_thread = stopped->threads().front();
-  user_regs_struct going_on;
-  std::memcpy(&going_on, process.threads.front().registers.data(), sizeof going_on);
-  RemoteSyscalls calls(main_thread, original, *site, going_on);
+  RemoteSyscalls calls(main_thread, original, *site, going_on(process.threads.front()));
   ask_timers(calls, original, process);
+  ask_own_settings(calls, original, process.settings);
+  if (!options.drop_timers) {
+    process.posix_timers = list_timers(pid);
+    for (image::PosixTimer& timer : process.posix_timers) ask_timer(calls, original, timer);
+  }
   if (!options.move) copy = ForkedCopy::make(calls, pid, *site);
   if (copy) {
     const auto copied = parse_maps(read_file(fmt::format("/proc/{}/maps", copy->pid())));
     if (fork_would_lose(maps, copied, examination.not_forked)) copy.reset();
   }
   if (!copy) ask_process(calls, original, process);
+}
+
+user_regs_struct Capture::State::going_on(const image::Thread& thread) {
+  user_regs_struct registers;
+  std::memcpy(&registers, thread.registers.data(), sizeof registers);
+  return registers;
 }
 
 void Capture::State::take_stock(const std::vector<MapsLine>& maps,
@@ -180,6 +207,7 @@ void Capture::State::assemble(image::Process process) {
   snapshot.host = carried_as;
   snapshot.moved = options.move;
   snapshot.thin = options.thin;
+  snapshot.drop_attributes = options.drop_attributes;
   snapshot.files = inventory.files;
   snapshot.objects = inventory.objects;
   snapshot.descriptions = inventory.descriptions;
@@ -195,6 +223,7 @@ Capture::Capture(const Examination& examination, const Options& options,
   image::Process process = read_process(state.pid);
   state.read_threads(process);
   state.read_process_wide(process, maps);
+  state.settle_timer_threads(process);
   state.take_stock(maps, present);
   state.check_interrupted();
   state.read_early_pieces();
