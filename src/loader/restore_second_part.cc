@@ -112,6 +112,7 @@ void Restore::State::add_last_steps(const ThreadPlanInput& input) {
   add_working_directory(*plan_, settings_);
   open_files_->add_opened_by_child(*plan_);
   open_files_->add_watches(*plan_);
+  open_files_->add_owners(*plan_, input.tids);
   add_dumpable(*plan_, process_);
   add_process_settings(*plan_, attributes_, process_.settings);
   // A POSIX lock is lost when any descriptor of its file is closed.

@@ -50,6 +50,8 @@ enum class OpKind : uint16_t {
   note_tid,         // [0] address where the caller's tid is written
   make_timer,       // [0] address of a Timer: timer_create until it has its id
   start_timer,      // [0] address of a Timer that is made
+  set_owner,        // [0] descriptor, [1] F_OWNER_*, [2] address of a tid; or 0: the process, or
+                    // its group
 };
 
 /// A timer of timer_create(2) as it is to be.

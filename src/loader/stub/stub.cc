@@ -229,6 +229,8 @@ long step(Walker& walker, const Op& op) {
       return 0;
     case OpKind::make_timer:
       return make_timer(*reinterpret_cast<const Timer*>(a[0]));
+    case OpKind::set_owner:
+      return set_owner(a[0], a[1], a[2], header->own_pid);
     case OpKind::start_timer:
       return start_timer(*reinterpret_cast<const Timer*>(a[0]));
   }

@@ -44,4 +44,14 @@ void replace_robust_owners(uint64_t head, uint32_t old_tid) {
   if (list->pending != nullptr) fix(list->pending);
 }
 
+long set_owner(uint64_t fd, uint64_t type, uint64_t tid, uint64_t own_pid) {
+  constexpr uint64_t kSetOwnerEx = 15, kGroup = 2;
+  struct {
+    int32_t type, id;
+  } owner = {static_cast<int32_t>(type), static_cast<int32_t>(own_pid)};
+  if (type == kGroup) owner.id = static_cast<int32_t>(system_call(SYS_getpgid, 0));
+  if (tid != 0) owner.id = *reinterpret_cast<const int32_t*>(tid);
+  return system_call(SYS_fcntl, fd, kSetOwnerEx, reinterpret_cast<uint64_t>(&owner));
+}
+
 }  // namespace rfork::stub
