@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "loader/restore_state.h"
+#include "loader/seccomp_filters.h"
 #include "loader/stub_image.h"
 
 namespace rfork::loader {
@@ -36,6 +37,7 @@ Restore::State::State(const image::Metadata& metadata, const Options& options)
   find_files();
   attributes_ = fit_attributes(snapshot_, here_, options_, parent_stays(places_.front(), options_),
                                findings_);
+  check_seccomp(process_, findings_);
   check_thread_credentials(process_, user_, attributes_.lenient, findings_);
   findings_.check();
   std::vector<image::Mapping> mappings = place_memory();
@@ -105,6 +107,7 @@ std::vector<image::Mapping> Restore::State::place_memory() {
 void Restore::State::place_hole(AddressSpace& space) {
   uint64_t frame_bytes = 0, patch_bytes = 0, special_size = 0;
   for (const ThreadFrame& frame : frames_.threads) frame_bytes += frame.frame.bytes.size() + 4096;
+  if (frames_.leftover.size() > 0) frame_bytes += frames_.leftover.size();
   for (const auto& patch : process_.patches) patch_bytes += patch.bytes.size() + 8;
   for (const SpecialMapping& special : kernel_.layout) special_size += special.size;
   uint64_t locks = 0;  // and watches: as many operations, and no more data

@@ -9,6 +9,7 @@
 
 #include "loader/posix_timers.h"
 #include "loader/restore_state.h"
+#include "loader/seccomp_filters.h"
 
 namespace rfork::loader {
 
@@ -30,10 +31,19 @@ void Restore::State::add_frames() {
     plan_->op(OpKind::copy, {frames_.exit_code, plan_->data(code), code.size()},
               "write the exit code");
   }
+  bool has_code = frames_.code_stays;
+  for (size_t i = 0; i < frames_.threads.size(); ++i) {
+    const uint64_t place = frames_.threads[i].exit_code;
+    if (place == 0) continue;
+    has_code = true;
+    const Bytes code = seccomp_exit_code(process_, process_.threads[i], place);
+    plan_->op(OpKind::copy, {place, plan_->data(code), code.size()},
+              fmt::format("write the seccomp filters of thread {}", process_.threads[i].tid));
+  }
   if (!frames_.leftover.empty()) {
     plan_->call(SYS_mprotect,
                 {frames_.leftover.start, frames_.leftover.size(),
-                 static_cast<uint64_t>(frames_.code_stays ? PROT_READ | PROT_EXEC : PROT_READ)},
+                 static_cast<uint64_t>(has_code ? PROT_READ | PROT_EXEC : PROT_READ)},
                 "mprotect of the frames that stay");
   }
 }

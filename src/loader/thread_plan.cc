@@ -198,8 +198,9 @@ void add_leave(PlanWriter& plan, const ThreadPlanInput& input, size_t index) {
   if (!threads[index].waits && running < threads.size()) {
     plan.op(OpKind::await_left, {running}, "let the threads that wait go first");
   }
-  plan.op(OpKind::leave, {input.frames.threads[index].frame.stack_pointer, input.exit_code},
-          "leave");
+  const ThreadFrame& frame = input.frames.threads[index];
+  const uint64_t code = frame.exit_code != 0 ? frame.exit_code : input.exit_code;
+  plan.op(OpKind::leave, {frame.frame.stack_pointer, code}, "leave");
 }
 
 std::vector<OpRange> add_thread_bodies(PlanWriter& plan, const ThreadPlanInput& input) {

@@ -19,6 +19,7 @@
 #include "tracer/posix_timers.h"
 #include "tracer/process_state.h"
 #include "tracer/ptrace.h"
+#include "tracer/seccomp.h"
 #include "tracer/thread_state.h"
 #include "tracer/xstate_x86_64.h"
 
@@ -93,8 +94,10 @@ void Capture::State::freeze(std::vector<MapsLine>& maps) {
 
 void Capture::State::read_threads(image::Process& process) {
   for (StoppedThread& thread : stopped->threads()) {
-    CapturedThread captured = capture_thread(pid, thread, original, *site);
+    CapturedThread captured = capture_thread(pid, thread, original, *site,
+                                             (stopped->options() & PTRACE_O_SUSPEND_SECCOMP) != 0);
     keep_what_differs(captured, process);
+    read_seccomp(thread.tid, captured.thread.seccomp_mode, process, captured.thread);
     process.threads.push_back(std::move(captured.thread));
     if (captured.patch) process.patches.push_back(std::move(*captured.patch));
   }
@@ -113,7 +116,7 @@ void Capture::State::read_process_wide(image::Process& process, const std::vecto
     process.posix_timers = list_timers(pid);
     for (image::PosixTimer& timer : process.posix_timers) ask_timer(calls, original, timer);
   }
-  if (!options.move) copy = ForkedCopy::make(calls, pid, *site);
+  if (!options.move) copy = ForkedCopy::make(calls, pid, stopped->options(), *site);
   if (copy) {
     const auto copied = parse_maps(read_file(fmt::format("/proc/{}/maps", copy->pid())));
     if (fork_would_lose(maps, copied, examination.not_forked)) copy.reset();

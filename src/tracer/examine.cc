@@ -11,6 +11,7 @@
 #include "tracer/posix_timers.h"
 #include "tracer/proc_text.h"
 #include "tracer/process_state.h"
+#include "tracer/seccomp.h"
 #include "tracer/stopped_process.h"
 #include "tracer/thread_attributes.h"
 
@@ -128,6 +129,7 @@ Examination examine(pid_t pid, const Options& options) {
   std::vector<image::PosixTimer> timers;
   if (!options.drop_timers) timers = list_timers(pid);
   find_process_obstacles(pid, inventory->obstacles);
+  find_seccomp_obstacles(pid, inventory->obstacles);
   find_timer_obstacles(timers, tids, inventory->obstacles);
   if (!options.leave_children) find_children(pid, inventory->obstacles);
   if (!inventory->obstacles.empty()) throw Refusal(Failure::cannot_carry, inventory->obstacles);

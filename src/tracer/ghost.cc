@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "tracer/ptrace.h"
+#include "tracer/seccomp.h"
 #include "tracer/stopped_process.h"
 
 namespace rfork::tracer {
@@ -50,7 +51,7 @@ bool is_stop(int signal) {
 
 Ghost::Ghost(pid_t pid) : pid_(pid) {
   if (const int error =
-          try_seize(pid, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD);
+          try_seize(pid, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | seccomp_option(pid));
       error != 0) {
     refuse_seize(pid, error);
   }

@@ -108,12 +108,6 @@ void find_process_obstacles(pid_t pid, std::vector<Reason>& obstacles) {
     const auto found = status.find(key);
     return found == status.end() ? std::string() : found->second;
   };
-  if (value("Seccomp") != "0" && !value("Seccomp").empty()) {
-    obstacles.push_back(
-        {fmt::format("process {} runs under seccomp (mode {}), which can't be carried", pid,
-                     value("Seccomp")),
-         "start it without the sandbox (systemd: SystemCallFilter=, browsers: --no-sandbox)"});
-  }
   if (value("x86_Thread_features").find("shstk") != std::string::npos) {
     obstacles.push_back({fmt::format("process {} has a shadow stack, which can't be carried", pid),
                          "start it with GLIBC_TUNABLES=glibc.cpu.hwcaps=-SHSTK"});

@@ -16,7 +16,7 @@
 namespace rfork::tracer {
 
 /// Adds a reason for everything in /proc/`pid`/status and beside it that can't be taken along: a
-/// seccomp filter, shadow stacks.
+/// shadow stack.
 void find_process_obstacles(pid_t pid, std::vector<Reason>& obstacles);
 
 /// Adds a reason that names the children of `pid`, if it has any: it could not wait for them.

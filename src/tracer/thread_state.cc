@@ -95,7 +95,7 @@ void abort_rseq_section(StoppedThread& thread, const ProcessMemory& memory) {
 }
 
 CapturedThread capture_thread(pid_t pid, StoppedThread& stopped, const ProcessMemory& memory,
-                              const InjectionSite& site) {
+                              const InjectionSite& site, bool passes_filters) {
   CapturedThread result;
   image::Thread& thread = result.thread;
   const auto status =
@@ -105,6 +105,12 @@ CapturedThread capture_thread(pid_t pid, StoppedThread& stopped, const ProcessMe
   thread.name = read_name(pid, stopped.tid);
   result.credentials = read_credentials(status);
   thread.no_new_privs = status.at("NoNewPrivs") == "1";
+  if (const auto mode = status.find("Seccomp"); mode != status.end())
+    thread.seccomp_mode = std::stoi(mode->second);
+  if (thread.seccomp_mode != 0 && !passes_filters) {
+    throw Refusal(Failure::cannot_carry,
+                  fmt::format("thread {} has just come under seccomp", stopped.tid), "try again");
+  }
   thread.signal_mask = signal_mask(stopped.tid);
 
   const uint64_t pending = hex(status.at("SigPnd")) | hex(status.at("ShdPnd"));
@@ -112,6 +118,9 @@ CapturedThread capture_thread(pid_t pid, StoppedThread& stopped, const ProcessMe
   const bool measured = stopped.sleep && slept_until_stopped(pid, stopped.tid, *stopped.sleep);
   const int64_t slept_ns = measured ? stopped.sleep->slept_ns : 0;
   GoingOn going_on = after_interruption(stopped, memory, slept_ns, signal_waits);
+  // A filter may not know restart_syscall(2), which the kernel would make there.
+  const bool restarts = stopped.registers.orig_rax == SYS_restart_syscall;
+  if (thread.seccomp_mode != 0 && going_on.again && !restarts) going_on.at_origin_too = true;
   if (going_on.at_origin_too) {
     if (going_on.patch) memory.try_write(going_on.patch->address, going_on.patch->bytes);
     set_registers(stopped.tid, going_on.registers);
