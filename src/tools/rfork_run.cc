@@ -78,7 +78,7 @@ void add_options(CLI::App& app, Arguments& arguments) {
   app.add_flag("--drop-locks", arguments.drop_locks,
                "Go on without file locks that others hold here");
   app.add_flag("--drop-attributes", arguments.drop_attributes,
-               "Go on without priorities and the like for which privileges are missing here");
+               "Go on without what needs privileges that are missing here");
   app.add_flag("--json", arguments.json, "One line of JSON (with -d on stdout, else on stderr)");
   app.add_flag("-v,--verbose", arguments.verbose, "Say more");
   app.set_version_flag("--version", "rfork-run " RFORK_VERSION);

@@ -103,7 +103,7 @@ void add_options(CLI::App& app, Arguments& arguments) {
   app.add_flag("--drop-locks", arguments.drop_locks, "Go on without file locks and leases");
   app.add_flag("--drop-timers", arguments.drop_timers, "Go on without POSIX timers");
   app.add_flag("--drop-attributes", arguments.drop_attributes,
-               "Go on without priorities and the like for which privileges are missing there");
+               "Go on without what needs privileges that are missing there");
   app.add_flag("--leave-children", arguments.leave_children,
                "Go on without the process's children");
   app.add_flag("--thin", arguments.thin,

@@ -63,7 +63,11 @@ auto all_of(const image::Credentials& who) {
 // What /proc/PID says of a process is what its leader has.
 void keep_what_differs(CapturedThread& captured, image::Process& process) {
   image::Thread& thread = captured.thread;
-  if (process.threads.empty()) process.credentials.securebits = captured.credentials.securebits;
+  if (process.threads.empty()) {
+    process.credentials.securebits = captured.credentials.securebits;
+  } else if (captured.credentials.cap_permitted == 0) {
+    captured.credentials.securebits = process.credentials.securebits;  // not asked for
+  }
   if (all_of(captured.credentials) != all_of(process.credentials))
     thread.credentials = std::move(captured.credentials);
   if (thread.no_new_privs == process.no_new_privs) thread.no_new_privs.reset();

@@ -11,7 +11,7 @@
 
 namespace rfork::tracer {
 
-/// Whether this process may read filters, and let injected calls pass them (PTRACE_GETEVENTMSG(2):
+/// Whether this process may read filters, and let injected calls pass them (ptrace(2):
 /// PTRACE_O_SUSPEND_SECCOMP).
 bool may_read_filters();
 /// Adds a reason when a thread of the running `pid` is restricted in a way that can't be carried

@@ -127,7 +127,7 @@ void read_attributes(pid_t pid, pid_t tid,
   thread.settings.indirect_branch = value("SpeculationIndirectBranch");
 }
 
-uint32_t ask_settings(RemoteSyscalls& calls, const ProcessMemory& memory, image::Thread& thread) {
+void ask_settings(RemoteSyscalls& calls, const ProcessMemory& memory, image::Thread& thread) {
   calls.prepare();
   const auto in_scratch = [&](uint64_t option) {
     return calls.call(SYS_prctl, {option, calls.scratch()}) == 0
@@ -139,6 +139,10 @@ uint32_t ask_settings(RemoteSyscalls& calls, const ProcessMemory& memory, image:
   thread.settings.parent_death_signal = in_scratch(PR_GET_PDEATHSIG);
   const int32_t counter = in_scratch(PR_GET_TSC);
   thread.settings.time_stamp_counter = counter == PR_TSC_ENABLE ? 0 : counter;
+}
+
+uint32_t ask_securebits(RemoteSyscalls& calls) {
+  calls.prepare();
   const long bits = calls.call(SYS_prctl, {PR_GET_SECUREBITS});
   return bits > 0 ? static_cast<uint32_t>(bits) : 0;
 }

@@ -19,8 +19,10 @@ namespace rfork::tracer {
 void read_attributes(pid_t pid, pid_t tid,
                      const std::map<std::string, std::string, std::less<>>& status,
                      image::Thread& thread);
-/// What only the thread itself is told, by a few injected calls; gives its securebits.
-uint32_t ask_settings(RemoteSyscalls& calls, const ProcessMemory& memory, image::Thread& thread);
+/// What only the thread itself is told, by a few injected calls.
+void ask_settings(RemoteSyscalls& calls, const ProcessMemory& memory, image::Thread& thread);
+/// Securebits of the thread, by an injected call.
+uint32_t ask_securebits(RemoteSyscalls& calls);
 
 /// The CPUs of a list like "0-3,8", as /sys shows them.
 std::vector<uint32_t> parse_cpu_list(std::string_view text);

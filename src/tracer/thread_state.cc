@@ -74,7 +74,10 @@ void ask_thread(CapturedThread& captured, const StoppedThread& stopped, const Pr
     throw Error("prctl(PR_GET_TID_ADDRESS)", static_cast<int>(-result), subject);
   }
   thread.clear_child_tid = memory.read_value<uint64_t>(calls.scratch());
-  captured.credentials.securebits = ask_settings(calls, memory, thread);
+  ask_settings(calls, memory, thread);
+  // They mean nothing to who has no capability, and each call lengthens the pause.
+  const bool matter = stopped.tid == memory.pid() || captured.credentials.cap_permitted != 0;
+  if (matter) captured.credentials.securebits = ask_securebits(calls);
 }
 
 }  // namespace
