@@ -16,6 +16,7 @@
 
 #include "base/io.h"
 #include "image/host_x86_64.h"
+#include "image/privileges.h"
 
 namespace rfork::image {
 
@@ -31,11 +32,18 @@ constexpr const char* kTimeNamespace = "time_namespace";
 constexpr const char* kMemfdExec = "memfd_exec";
 constexpr const char* kGuardRegions = "guard_regions";
 constexpr const char* kSeal = "seal";
+constexpr const char* kTimerIds = "timer_ids";
 constexpr std::string_view kHugetlb = "hugetlb:";
 
 constexpr size_t kSmallPage = 4096;
 constexpr int kMadvGuardInstall = 102;  // Linux 6.13, asm-generic/mman-common.h
 constexpr long kSysMseal = 462;         // Linux 6.10
+
+// prctl(PR_TIMER_CREATE_RESTORE_IDS), which the headers of Debian 12 haven't.
+constexpr int kTimerRestoreIds = 77;
+constexpr unsigned long kTimerRestoreIdsGet = 2;
+// Else ids are counted up to by timers that are deleted again, a microsecond each.
+constexpr int32_t kHighestCountedId = 1 << 20;
 
 /// The first line of a file, empty when it can't be read.
 std::string line_of(const std::string& path) {
@@ -104,7 +112,11 @@ std::vector<std::string> find_abilities(bool wide_addresses) {
   // 2 forbids memfds that can be executed; kernels before 6.3 have no such setting.
   if (line_of("/proc/sys/vm/memfd_noexec") != "2") abilities.emplace_back(kMemfdExec);
   add_memory_calls(abilities);
+  // Linux 6.15; answers whether it is asked for.
+  if (::prctl(kTimerRestoreIds, kTimerRestoreIdsGet, 0, 0, 0) >= 0)
+    abilities.emplace_back(kTimerIds);
   add_huge_pages(abilities);
+  add_privileges(abilities);
   std::ranges::sort(abilities);
   return abilities;
 }
@@ -149,6 +161,13 @@ Reason missing_ability(const std::string& ability) {
     return {"the process has restartable sequences (rseq), which the destination's kernel lacks",
             "it needs Linux 4.18 or later with CONFIG_RSEQ"};
   }
+  if (ability == kTimerIds) {
+    return {fmt::format("the process has a POSIX timer with an id above {}, which the "
+                        "destination's kernel can't give",
+                        kHighestCountedId),
+            "it needs Linux 6.15 or later, or --drop-timers"};
+  }
+  if (auto reason = missing_privilege(ability)) return *reason;
   return {fmt::format("the destination lacks the kernel ability '{}'", ability),
           "choose a destination with a later kernel"};
 }
@@ -212,6 +231,9 @@ Needs needs_of(const Snapshot& snapshot) {
     }
     const auto uses_rseq = [](const Thread& thread) { return thread.rseq.address != 0; };
     if (std::ranges::any_of(process.threads, uses_rseq)) abilities.emplace_back(kRseq);
+    if (!process.posix_timers.empty() && process.posix_timers.back().id > kHighestCountedId)
+      abilities.emplace_back(kTimerIds);
+    if (!snapshot.drop_attributes) add_privileged_needs(process, abilities);
   }
   for (const Object& object : snapshot.objects) {
     if (object.huge_page_size != 0) {
@@ -239,7 +261,9 @@ std::vector<Reason> misfits(const Needs& needs, const Host& here, const FitOptio
   }
   if (!options.ignore_cpu) add_cpu_misfits(there, here, reasons);
   for (const std::string& ability : needs.abilities) {
-    if (!has(here.abilities, ability)) reasons.push_back(missing_ability(ability));
+    if (fulfils(here.abilities, ability)) continue;
+    if (options.drop_attributes && missing_privilege(ability)) continue;
+    reasons.push_back(missing_ability(ability));
   }
   return reasons;
 }

@@ -15,7 +15,8 @@ namespace rfork::image {
 ///
 /// Abilities are: "mm_map" (prctl PR_SET_MM_MAP), "rseq", "time_namespace", "la57" (56-bit
 /// addresses), "hugetlb:SIZE" for each huge page size in bytes that has a pool, "memfd_exec",
-/// "guard_regions" (MADV_GUARD_INSTALL), "seal" (mseal), "protection_keys".
+/// "guard_regions" (MADV_GUARD_INSTALL), "seal" (mseal), "protection_keys",
+/// "timer_ids" (prctl PR_TIMER_CREATE_RESTORE_IDS), and those of privileges.h.
 Host this_host();
 
 inline constexpr const char* kProtectionKeys = "protection_keys";
@@ -31,7 +32,8 @@ struct Needs {
 Needs needs_of(const Snapshot& snapshot);
 
 struct FitOptions {
-  bool ignore_cpu = false;  ///< accept missing instruction sets and XSAVE components
+  bool ignore_cpu = false;       ///< accept missing instruction sets and XSAVE components
+  bool drop_attributes = false;  ///< accept missing privileges
 };
 
 /// Every reason why a process with `needs` can't go on on `here`, one for each thing that is

@@ -107,6 +107,9 @@ void visit_fields(auto& visit, Is<Description> auto& x) {
   visit.later("capacity", x.capacity);
   visit.later("queued", x.queued);
   visit.later("shut", x.shut);
+  visit.later("owner_type", x.owner_type);
+  visit.later("owner", x.owner);
+  visit.later("owner_signal", x.owner_signal);
 }
 
 void visit_fields(auto& visit, Is<Descriptor> auto& x) {
@@ -146,6 +149,42 @@ void visit_fields(auto& visit, Is<Rseq> auto& x) {
   visit("flags", x.flags);
 }
 
+void visit_fields(auto& visit, Is<Scheduling> auto& x) {
+  visit("policy", x.policy);
+  visit("flags", x.flags);
+  visit("priority", x.priority);
+  visit("runtime_ns", x.runtime_ns);
+  visit("deadline_ns", x.deadline_ns);
+  visit("period_ns", x.period_ns);
+}
+
+void visit_fields(auto& visit, Is<ThreadSettings> auto& x) {
+  visit("timer_slack_ns", x.timer_slack_ns);
+  visit("parent_death_signal", x.parent_death_signal);
+  visit("time_stamp_counter", x.time_stamp_counter);
+  visit("store_bypass", x.store_bypass);
+  visit("indirect_branch", x.indirect_branch);
+}
+
+void visit_fields(auto& visit, Is<Credentials> auto& x) {
+  visit("uid", x.uid);
+  visit("euid", x.euid);
+  visit("suid", x.suid);
+  visit("fsuid", x.fsuid);
+  visit("gid", x.gid);
+  visit("egid", x.egid);
+  visit("sgid", x.sgid);
+  visit("fsgid", x.fsgid);
+  visit("groups", x.groups);
+  visit("user", x.user);
+  visit("cap_inheritable", x.cap_inheritable);
+  visit("cap_permitted", x.cap_permitted);
+  visit("cap_effective", x.cap_effective);
+  visit("cap_bounding", x.cap_bounding);
+  visit("cap_ambient", x.cap_ambient);
+  visit.later("securebits", x.securebits);
+}
+
 void visit_fields(auto& visit, Is<Thread> auto& x) {
   visit("tid", x.tid);
   visit("name", x.name);
@@ -161,6 +200,14 @@ void visit_fields(auto& visit, Is<Thread> auto& x) {
   visit("pending", x.pending);
   visit("nice", x.nice);
   visit.later("waits", x.waits);
+  visit.later("scheduling", x.scheduling);
+  visit.later("cpus", x.cpus);
+  visit.later("io_priority", x.io_priority);
+  visit.later("settings", x.settings);
+  visit.later("credentials", x.credentials);
+  visit.later("no_new_privs", x.no_new_privs);
+  visit.later("seccomp_mode", x.seccomp_mode);
+  visit.later("seccomp_filters", x.seccomp_filters);
 }
 
 void visit_fields(auto& visit, Is<MemoryPatch> auto& x) {
@@ -181,6 +228,33 @@ void visit_fields(auto& visit, Is<IntervalTimer> auto& x) {
   visit("interval_us", x.interval_us);
 }
 
+void visit_fields(auto& visit, Is<PosixTimer> auto& x) {
+  visit("id", x.id);
+  visit("clock", x.clock);
+  visit("clock_thread", x.clock_thread);
+  visit("notify", x.notify);
+  visit("signal", x.signal);
+  visit("value", x.value);
+  visit("thread", x.thread);
+  visit("value_ns", x.value_ns);
+  visit("interval_ns", x.interval_ns);
+  visit("overrun", x.overrun);
+}
+
+void visit_fields(auto& visit, Is<SeccompFilter> auto& x) {
+  visit("program", x.program);
+  visit("log", x.log);
+}
+
+void visit_fields(auto& visit, Is<ProcessSettings> auto& x) {
+  visit("child_subreaper", x.child_subreaper);
+  visit("no_huge_pages", x.no_huge_pages);
+  visit("memory_deny_write_execute", x.memory_deny_write_execute);
+  visit("merge_memory", x.merge_memory);
+  visit("dump_filter", x.dump_filter);
+  visit("membarrier", x.membarrier);
+}
+
 void visit_fields(auto& visit, Is<Limit> auto& x) {
   visit("soft", x.soft);
   visit("hard", x.hard);
@@ -198,24 +272,6 @@ void visit_fields(auto& visit, Is<MemoryLayout> auto& x) {
   visit("arg_end", x.arg_end);
   visit("env_start", x.env_start);
   visit("env_end", x.env_end);
-}
-
-void visit_fields(auto& visit, Is<Credentials> auto& x) {
-  visit("uid", x.uid);
-  visit("euid", x.euid);
-  visit("suid", x.suid);
-  visit("fsuid", x.fsuid);
-  visit("gid", x.gid);
-  visit("egid", x.egid);
-  visit("sgid", x.sgid);
-  visit("fsgid", x.fsgid);
-  visit("groups", x.groups);
-  visit("user", x.user);
-  visit("cap_inheritable", x.cap_inheritable);
-  visit("cap_permitted", x.cap_permitted);
-  visit("cap_effective", x.cap_effective);
-  visit("cap_bounding", x.cap_bounding);
-  visit("cap_ambient", x.cap_ambient);
 }
 
 /// All of a process but its long lists.
@@ -247,6 +303,9 @@ void visit_head(auto& visit, Is<Process> auto& x) {
   visit("patches", x.patches);
   visit.later("protection_keys", x.protection_keys);
   visit.later("lock_future", x.lock_future);
+  visit.later("posix_timers", x.posix_timers);
+  visit.later("settings", x.settings);
+  visit.later("seccomp_filters", x.seccomp_filters);
 }
 
 void visit_fields(auto& visit, Is<Process> auto& x) {
@@ -263,6 +322,7 @@ void visit_head(auto& visit, Is<Snapshot> auto& x) {
   visit("boottime_ns", x.boottime_ns);
   visit("moved", x.moved);
   visit("thin", x.thin);
+  visit.later("drop_attributes", x.drop_attributes);
 }
 
 void visit_fields(auto& visit, Is<Snapshot> auto& x) {

@@ -156,6 +156,9 @@ struct Description {
   uint64_t capacity = 0;  ///< of a pipe, bytes: F_GETPIPE_SZ; of a socket: SO_RCVBUF as it is read
   std::vector<Bytes> queued;  ///< what can be read: of a pipe in packet mode a packet each
   int32_t shut = 0;           ///< of a socket: 1 it reads no more, 2 it writes no more
+  int32_t owner_type = 0;     ///< F_SETOWN_EX: F_OWNER_*
+  int32_t owner = 0;          ///< who gets the signals of O_ASYNC; 0: nobody
+  int32_t owner_signal = 0;   ///< F_SETSIG
 };
 
 struct Descriptor {
@@ -218,8 +221,36 @@ struct Rseq {
   uint32_t flags = 0;
 };
 
+/// sched_setattr(2), but for the nice value.
+struct Scheduling {
+  int32_t policy = 0;                                       ///< SCHED_*
+  uint64_t flags = 0;                                       ///< SCHED_FLAG_*
+  uint32_t priority = 0;                                    ///< of SCHED_FIFO and SCHED_RR
+  uint64_t runtime_ns = 0, deadline_ns = 0, period_ns = 0;  ///< of SCHED_DEADLINE
+};
+
+/// What one thread has set with prctl(2), and what it would be asked there. 0: as a new program has
+/// it.
+struct ThreadSettings {
+  uint64_t timer_slack_ns = 0;
+  int32_t parent_death_signal = 0;
+  int32_t time_stamp_counter = 0;  ///< PR_TSC_*
+  int32_t store_bypass = 0;        ///< PR_SPEC_* of PR_SPEC_STORE_BYPASS
+  int32_t indirect_branch = 0;     ///< of PR_SPEC_INDIRECT_BRANCH
+};
+
 /// A queued signal: the kernel's siginfo_t, 128 bytes.
 using PendingSignal = std::array<std::byte, 128>;
+
+struct Credentials {
+  uint32_t uid = 0, euid = 0, suid = 0, fsuid = 0;
+  uint32_t gid = 0, egid = 0, sgid = 0, fsgid = 0;
+  std::vector<uint32_t> groups;
+  std::string user;  ///< name of euid at the origin; may be empty
+  uint64_t cap_inheritable = 0, cap_permitted = 0, cap_effective = 0, cap_bounding = 0,
+           cap_ambient = 0;
+  uint32_t securebits = 0;  ///< SECBIT_*
+};
 
 struct Thread {
   int32_t tid = 0;
@@ -237,6 +268,14 @@ struct Thread {
   std::vector<PendingSignal> pending;
   int32_t nice = 0;
   bool waits = false;  ///< it was in a blocking system call, which its registers make again
+  Scheduling scheduling;
+  std::vector<uint32_t> cpus;  ///< that it may run on; empty: on all
+  int32_t io_priority = 0;     ///< ioprio_get(2); 0: follows the nice value
+  ThreadSettings settings;
+  std::optional<Credentials> credentials;  ///< where they differ from the process's
+  std::optional<bool> no_new_privs;        ///< where it differs from the process's
+  int32_t seccomp_mode = 0;                ///< SECCOMP_MODE_*
+  std::vector<uint32_t> seccomp_filters;   ///< indices into Process::seccomp_filters, oldest first
 };
 
 /// Bytes that the loader writes into memory last, after the page data. Used where a system call's
@@ -260,6 +299,37 @@ struct IntervalTimer {
   int64_t interval_us = 0;
 };
 
+/// timer_create(2).
+struct PosixTimer {
+  int32_t id = 0;
+  int32_t clock = 0;  ///< CLOCK_*; negative: a CPU clock as the kernel numbers those of "this"
+                      ///< process or thread
+  int32_t clock_thread = 0;  ///< whose CPU time it is; 0: the process's
+  int32_t notify = 0;        ///< SIGEV_*
+  int32_t signal = 0;
+  uint64_t value = 0;    ///< sigev_value
+  int32_t thread = 0;    ///< of SIGEV_THREAD_ID; 0: it has ended
+  int64_t value_ns = 0;  ///< time left; 0: disarmed
+  int64_t interval_ns = 0;
+  int32_t overrun = 0;  ///< timer_getoverrun(2)
+};
+
+/// A seccomp filter, which threads may share.
+struct SeccompFilter {
+  Bytes program;     ///< struct sock_filter each
+  bool log = false;  ///< SECCOMP_FILTER_FLAG_LOG
+};
+
+/// What a process has set with prctl(2) or in /proc for all of its threads.
+struct ProcessSettings {
+  bool child_subreaper = false;
+  uint32_t no_huge_pages = 0;              ///< PR_GET_THP_DISABLE
+  uint32_t memory_deny_write_execute = 0;  ///< PR_GET_MDWE: PR_MDWE_*
+  bool merge_memory = false;               ///< PR_GET_MEMORY_MERGE
+  std::optional<uint32_t> dump_filter;     ///< /proc/PID/coredump_filter
+  uint32_t membarrier = 0;                 ///< MEMBARRIER_CMD_REGISTER_*
+};
+
 struct Limit {
   uint64_t soft = 0;  ///< RLIM_INFINITY is all ones
   uint64_t hard = 0;
@@ -273,15 +343,6 @@ struct MemoryLayout {
   uint64_t start_stack = 0;
   uint64_t arg_start = 0, arg_end = 0;
   uint64_t env_start = 0, env_end = 0;
-};
-
-struct Credentials {
-  uint32_t uid = 0, euid = 0, suid = 0, fsuid = 0;
-  uint32_t gid = 0, egid = 0, sgid = 0, fsgid = 0;
-  std::vector<uint32_t> groups;
-  std::string user;  ///< name of euid at the origin; may be empty
-  uint64_t cap_inheritable = 0, cap_permitted = 0, cap_effective = 0, cap_bounding = 0,
-           cap_ambient = 0;
 };
 
 struct Process {
@@ -312,6 +373,9 @@ struct Process {
   std::vector<MemoryPatch> patches;
   uint32_t protection_keys = 0;  ///< bits of those that pkey_alloc(2) has given
   uint32_t lock_future = 0;      ///< MCL_* of mlockall(2) for mappings to come
+  std::vector<PosixTimer> posix_timers;  ///< by id
+  ProcessSettings settings;
+  std::vector<SeccompFilter> seccomp_filters;
 };
 
 /// A snapshot without its pages.
@@ -321,6 +385,8 @@ struct Snapshot {
           boottime_ns = 0;  ///< clocks of the process when it was frozen
   bool moved = false;       ///< the original ends when this is complete
   bool thin = false;        ///< clean pages and contents of named files were left out
+  /// What needs a privilege that the restorer lacks may stay as it is there.
+  bool drop_attributes = false;
   std::vector<File> files;
   std::vector<Object> objects;
   std::vector<Description> descriptions;

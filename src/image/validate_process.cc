@@ -161,6 +161,47 @@ void validate_signals(const Process& process) {
   validate_pending(process.pending, kNote);
 }
 
+void validate_timers(const Process& process) {
+  constexpr NoteType kNote = NoteType::process;
+  const auto is_thread = [&](int32_t tid) {
+    return tid == 0 ||
+           std::ranges::find(process.threads, tid, &Thread::tid) != process.threads.end();
+  };
+  int32_t last = -1;
+  for (const PosixTimer& timer : process.posix_timers) {
+    require(timer.id > last, kNote, "POSIX timer {} is out of order", timer.id);
+    last = timer.id;
+    require(timer.value_ns >= 0 && timer.interval_ns >= 0 && timer.overrun >= 0, kNote,
+            "POSIX timer {} is negative", timer.id);
+    require(timer.signal >= 0 && timer.signal <= 64, kNote, "POSIX timer {} sends signal {}",
+            timer.id, timer.signal);
+    require(is_thread(timer.thread) && is_thread(timer.clock_thread), kNote,
+            "POSIX timer {} names an unknown thread", timer.id);
+  }
+}
+
+void validate_attributes(const Process& process) {
+  constexpr NoteType kNote = NoteType::threads;
+  constexpr uint32_t kMaxCpu = 1u << 16;
+  for (const Thread& thread : process.threads) {
+    require(std::ranges::all_of(thread.cpus, [](uint32_t cpu) { return cpu < kMaxCpu; }), kNote,
+            "thread {} is bound to an impossible CPU", thread.tid);
+    require(thread.settings.parent_death_signal >= 0 && thread.settings.parent_death_signal <= 64,
+            kNote, "thread {} has the parent-death signal {}", thread.tid,
+            thread.settings.parent_death_signal);
+    for (const uint32_t filter : thread.seccomp_filters) {
+      require(filter < process.seccomp_filters.size(), kNote,
+              "thread {} names an unknown seccomp filter", thread.tid);
+    }
+  }
+  for (const SeccompFilter& filter : process.seccomp_filters) {
+    constexpr size_t kInstruction = 8, kMaxInstructions = 4096;  // BPF_MAXINSNS
+    require(!filter.program.empty() && filter.program.size() % kInstruction == 0 &&
+                filter.program.size() <= kInstruction * kMaxInstructions,
+            NoteType::process, "a seccomp filter has {} bytes", filter.program.size());
+  }
+}
+
 void validate_descriptors(const KnownIds& known, const Process& process) {
   constexpr NoteType kNote = NoteType::descriptors;
   std::vector<int32_t> fds;
@@ -202,6 +243,8 @@ void validate_process(const Host& host, const KnownIds& known, const Process& pr
   validate_signals(process);
   require(!process.threads.empty(), NoteType::threads, "process {} has no thread", process.pid);
   for (const Thread& thread : process.threads) validate_thread(host, thread);
+  validate_timers(process);
+  validate_attributes(process);
   require(process.threads[0].tid == process.pid, NoteType::threads,
           "the first thread of process {} is not its leader", process.pid);
   validate_memory(host, known, process);

@@ -53,6 +53,8 @@ TargetUser user_of_this_host(const NamedUser& named) {
   return user;
 }
 
+}  // namespace
+
 TargetUser user_of_image(const image::Credentials& there) {
   TargetUser user;
   user.real = there.uid, user.effective = there.euid, user.saved = there.suid;
@@ -62,8 +64,6 @@ TargetUser user_of_image(const image::Credentials& there) {
   user.image_capabilities = true;
   return user;
 }
-
-}  // namespace
 
 std::optional<TargetUser> target_user(const image::Process& process, const Options& options,
                                       Findings& findings) {
@@ -89,6 +89,20 @@ std::optional<TargetUser> target_user(const image::Process& process, const Optio
     findings.warn(
         fmt::format("the child lacks capabilities that this process has not: mask {:#x}", missing));
   return user_of_image(process.credentials);
+}
+
+void check_thread_credentials(const image::Process& process, const std::optional<TargetUser>& user,
+                              bool lenient, Findings& findings) {
+  const bool any =
+      std::ranges::any_of(process.threads, [](const auto& one) { return bool(one.credentials); });
+  if (!any || (user && user->image_capabilities)) return;
+  constexpr const char* kWhat = "threads have users or capabilities of their own";
+  if (lenient) {
+    findings.warn(fmt::format("{}: all get the same here", kWhat));
+  } else {
+    findings.refuse(fmt::format("{}, which needs root here", kWhat),
+                    "--drop-attributes gives all the same");
+  }
 }
 
 ActAs::ActAs(const std::optional<TargetUser>& user) : uid_(::geteuid()), gid_(::getegid()) {
@@ -169,6 +183,10 @@ bool ids_are_free(const image::Process& process) {
 }
 
 }  // namespace
+
+bool parent_stays(const Place& place, const Options& options) {
+  return place.pid_namespace || options.foreground;
+}
 
 std::vector<Place> choose_places(const image::Snapshot& snapshot, const Options& options,
                                  Findings& findings) {

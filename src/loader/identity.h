@@ -28,6 +28,11 @@ struct TargetUser {
   bool image_capabilities = false;  ///< the image's capability sets are restored too
 };
 
+/// As the image says, with its capabilities.
+TargetUser user_of_image(const image::Credentials& there);
+/// Threads with credentials of their own need a user that the image chooses.
+void check_thread_credentials(const image::Process& process, const std::optional<TargetUser>& user,
+                              bool lenient, Findings& findings);
 /// nullopt: the child runs as the caller does. `findings` refuse an Options::user that can't be
 /// had.
 std::optional<TargetUser> target_user(const image::Process& process, const Options& options,
@@ -62,6 +67,9 @@ struct Place {
   bool user_namespace = false;         ///< to be allowed the other ones
   std::optional<ClockOffsets> clocks;  ///< a time namespace
 };
+
+/// Whether the child's parent, the init of its pid namespace or the caller, lives as long as it.
+bool parent_stays(const Place& place, const Options& options);
 
 /// The ways to try, best first; never empty. Throws Refusal when PidMode::keep can't be had.
 /// Warnings say which clock jumps, and in automatic mode nothing of the pid: that mode promises

@@ -37,6 +37,9 @@ class OpenFiles {
   void add_controlling_terminal(PlanWriter& plan) const;
   /// Tells epoll instances what they watch. After all descriptors are in place.
   void add_watches(PlanWriter& plan) const;
+  /// Says who gets the signals of descriptors, with the child's own user. Threads have written
+  /// their tids to `tids`.
+  void add_owners(PlanWriter& plan, uint64_t tids) const;
   /// Gives timers their time. After GO.
   void add_timers(PlanWriter& plan) const;
   /// Opens what only the child can open (directories in its own mount namespace, /proc/self). With

@@ -18,6 +18,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "loader/posix_timers.h"
+
 namespace rfork::loader {
 
 namespace {
@@ -195,6 +197,7 @@ void add_limits(PlanWriter& plan, const ProcessSettings& settings) {
 
 void add_pending_signals(PlanWriter& plan, const image::Process& process) {
   for (const image::PendingSignal& signal : process.pending) {
+    if (timer_of(process, signal) != nullptr) continue;
     int32_t number;
     std::memcpy(&number, signal.data(), sizeof number);
     const uint64_t index =

@@ -43,6 +43,7 @@ void Restore::State::begin() {
   if (own_score && std::atoi(own_score->c_str()) != process_.oom_score_adj) {
     request.oom_score_adj = process_.oom_score_adj;
   }
+  request.dump_filter = process_.settings.dump_filter;
   SpawnFailure failure;
   for (const Place& place : places_) {
     request.place = place;

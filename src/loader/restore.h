@@ -62,6 +62,8 @@ struct Options {
   bool original_waits = false;
   /// Goes on without the locks that others hold here.
   bool drop_locks = false;
+  /// What needs a privilege that this process lacks stays as it is here.
+  bool drop_attributes = false;
   /// How long the stub may take for one step before it is given up.
   std::chrono::milliseconds step_timeout{60'000};
 };

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "loader/restore_state.h"
+#include "loader/seccomp_filters.h"
 #include "loader/stub_image.h"
 
 namespace rfork::loader {
@@ -34,6 +35,10 @@ Restore::State::State(const image::Metadata& metadata, const Options& options)
   user_ = target_user(process_, options_, findings_);
   places_ = choose_places(snapshot_, options_, findings_);
   find_files();
+  attributes_ = fit_attributes(snapshot_, here_, options_, parent_stays(places_.front(), options_),
+                               findings_);
+  check_seccomp(process_, findings_);
+  check_thread_credentials(process_, user_, attributes_.lenient, findings_);
   findings_.check();
   std::vector<image::Mapping> mappings = place_memory();
   make_plan(std::move(mappings));
@@ -46,7 +51,8 @@ void Restore::State::check_image() {
                   fmt::format("the image has {} processes, and this version restores one",
                               snapshot_.processes.size()));
   }
-  for (Reason& reason : image::misfits(image::needs_of(snapshot_), here_, {options_.ignore_cpu})) {
+  for (Reason& reason : image::misfits(image::needs_of(snapshot_), here_,
+                                       {options_.ignore_cpu, options_.drop_attributes})) {
     findings_.reasons.push_back(std::move(reason));
   }
   if (process_.mappings.back().range.end > here_.address_limit) {
@@ -101,6 +107,7 @@ std::vector<image::Mapping> Restore::State::place_memory() {
 void Restore::State::place_hole(AddressSpace& space) {
   uint64_t frame_bytes = 0, patch_bytes = 0, special_size = 0;
   for (const ThreadFrame& frame : frames_.threads) frame_bytes += frame.frame.bytes.size() + 4096;
+  if (frames_.leftover.size() > 0) frame_bytes += frames_.leftover.size();
   for (const auto& patch : process_.patches) patch_bytes += patch.bytes.size() + 8;
   for (const SpecialMapping& special : kernel_.layout) special_size += special.size;
   uint64_t locks = 0;  // and watches: as many operations, and no more data
@@ -112,10 +119,12 @@ void Restore::State::place_hole(AddressSpace& space) {
   const uint64_t threads = process_.threads.size();
   const uint64_t max_ops = metadata_.runs.size() * 2 + process_.mappings.size() * 14 +
                            threads * 160 + process_.descriptors.size() * 4 +
-                           process_.patches.size() + snapshot_.objects.size() * 8 + locks + guards + 1024;
+                           process_.patches.size() + snapshot_.objects.size() * 8 + locks + guards +
+                           process_.posix_timers.size() * 2 + 1024;
   const uint64_t data = frame_bytes + patch_bytes + threads * 65536 +
                         process_.mappings.size() * 512 + process_.descriptors.size() * 4200 +
-                        process_.auxv.size() + locks * sizeof(struct flock) + (1u << 20);
+                        process_.auxv.size() + locks * sizeof(struct flock) +
+                        process_.posix_timers.size() * sizeof(plan::Timer) + (1u << 20);
   hole_.plan_size = round_up(kPageSize + max_ops * sizeof(plan::Op) + data);
   hole_.text_size = round_up(stub_image().size());
   hole_.stacks_size = (threads + 1) * plan::kStackSize;  // one for processes of its own

@@ -7,7 +7,9 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include "loader/posix_timers.h"
 #include "loader/restore_state.h"
+#include "loader/seccomp_filters.h"
 
 namespace rfork::loader {
 
@@ -29,10 +31,19 @@ void Restore::State::add_frames() {
     plan_->op(OpKind::copy, {frames_.exit_code, plan_->data(code), code.size()},
               "write the exit code");
   }
+  bool has_code = frames_.code_stays;
+  for (size_t i = 0; i < frames_.threads.size(); ++i) {
+    const uint64_t place = frames_.threads[i].exit_code;
+    if (place == 0) continue;
+    has_code = true;
+    const Bytes code = seccomp_exit_code(process_, process_.threads[i], place);
+    plan_->op(OpKind::copy, {place, plan_->data(code), code.size()},
+              fmt::format("write the seccomp filters of thread {}", process_.threads[i].tid));
+  }
   if (!frames_.leftover.empty()) {
     plan_->call(SYS_mprotect,
                 {frames_.leftover.start, frames_.leftover.size(),
-                 static_cast<uint64_t>(frames_.code_stays ? PROT_READ | PROT_EXEC : PROT_READ)},
+                 static_cast<uint64_t>(has_code ? PROT_READ | PROT_EXEC : PROT_READ)},
                 "mprotect of the frames that stay");
   }
 }
@@ -50,8 +61,17 @@ void Restore::State::write_second_part() {
   }
   const uint64_t memory_end = plan_->next();
 
-  const ThreadPlanInput input{
-      process_, frames_, hole_, user_, place_.keep_ids, spawned_->drop_capabilities, exit_address};
+  attributes_.parent_stays = parent_stays(place_, options_);
+  const std::vector<int32_t> tids(process_.threads.size());
+  const ThreadPlanInput input{process_,
+                              frames_,
+                              hole_,
+                              user_,
+                              attributes_,
+                              place_.keep_ids,
+                              spawned_->drop_capabilities,
+                              exit_address,
+                              plan_->data(std::as_bytes(std::span(tids)))};
   const std::vector<OpRange> bodies = add_thread_bodies(*plan_, input);
   const ExeLink exe = exe_link();
   const uint64_t exe_operation = add_exe_operation(*plan_, process_, exe);
@@ -91,14 +111,20 @@ ExeLink Restore::State::exe_link() {
 
 void Restore::State::add_last_steps(const ThreadPlanInput& input) {
   using plan::OpKind;
+  plan_->op(OpKind::gather_threads, {process_.threads.size() - 1}, "wait for the threads");
+  // Timers and queued signals count against RLIMIT_SIGPENDING.
+  const std::vector<uint64_t> timers =
+      make_posix_timers(*plan_, process_, input.tids, !attributes_.lenient || attributes_.can_wake);
   add_pending_signals(*plan_, process_);
+  add_pending(*plan_, process_, process_.threads[0]);
   add_limits(*plan_, settings_);
-  add_credentials(*plan_, input);
+  add_credentials(*plan_, input, 0);
   add_working_directory(*plan_, settings_);
   open_files_->add_opened_by_child(*plan_);
   open_files_->add_watches(*plan_);
-  plan_->op(OpKind::gather_threads, {process_.threads.size() - 1}, "wait for the threads");
+  open_files_->add_owners(*plan_, input.tids);
   add_dumpable(*plan_, process_);
+  add_process_settings(*plan_, attributes_, process_.settings);
   // A POSIX lock is lost when any descriptor of its file is closed.
   plan_->call(SYS_close_range,
               {static_cast<uint64_t>(helpers_.base + kFirstOfImage), UINT32_MAX, 0},
@@ -106,6 +132,7 @@ void Restore::State::add_last_steps(const ThreadPlanInput& input) {
   open_files_->add_locks(*plan_, OpenFiles::Locks::free);
   plan_->op(OpKind::ready, {}, "wait to be let go");
   add_timers(*plan_, process_);
+  start_posix_timers(*plan_, process_, timers);
   open_files_->add_timers(*plan_);
   plan_->call(SYS_close_range, {static_cast<uint64_t>(helpers_.base), UINT32_MAX, 0},
               "close the restore's own descriptors");

@@ -8,6 +8,7 @@
 
 #include "image/host.h"
 #include "loader/address_space.h"
+#include "loader/attributes.h"
 #include "loader/channel.h"
 #include "loader/host_files.h"
 #include "loader/identity.h"
@@ -55,6 +56,7 @@ struct Restore::State {
   std::unique_ptr<HostFiles> files_;
   std::unique_ptr<OpenFiles> open_files_;
   ProcessSettings settings_;
+  Attributes attributes_;
   ThreadFrames frames_;
   Hole hole_;
   uint64_t vdso_place_ = 0;

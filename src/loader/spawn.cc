@@ -35,7 +35,7 @@ struct Report {
 struct Prepared {
   const SpawnRequest& request;
   bool raise_ambient = false;
-  std::string plan_argument, oom_text, uid_map, gid_map, clock_text;
+  std::string plan_argument, oom_text, dump_filter, uid_map, gid_map, clock_text;
   int report_fd = -1, end_fd = -1;
 };
 
@@ -96,7 +96,8 @@ void mount_proc() {
 
 [[noreturn]] void exec_stub(const Prepared& prepared) {
   become_stub(prepared.request, prepared.raise_ambient, prepared.plan_argument.c_str(),
-              prepared.oom_text.empty() ? nullptr : prepared.oom_text.c_str());
+              prepared.oom_text.empty() ? nullptr : prepared.oom_text.c_str(),
+              prepared.dump_filter.empty() ? nullptr : prepared.dump_filter.c_str());
 }
 
 /// Ends after it made the child, which is the caller's.
@@ -144,6 +145,7 @@ Prepared prepare(const SpawnRequest& request) {
   prepared.raise_ambient = request.place.user_namespace || ::geteuid() != 0;
   prepared.plan_argument = std::to_string(request.plan_number);
   if (request.oom_score_adj) prepared.oom_text = std::to_string(*request.oom_score_adj);
+  if (request.dump_filter) prepared.dump_filter = std::to_string(*request.dump_filter);
   prepared.uid_map = fmt::format("{} {} 1", ::geteuid(), ::geteuid());
   prepared.gid_map = fmt::format("{} {} 1", ::getegid(), ::getegid());
   if (request.place.clocks) prepared.clock_text = clock_lines(*request.place.clocks);
@@ -194,10 +196,11 @@ std::optional<Spawned> spawn(const SpawnRequest& request, SpawnFailure* failure)
 
   uint64_t flags = place.user_namespace ? CLONE_NEWUSER : 0;
   if (init) flags |= CLONE_NEWPID | CLONE_NEWNS;
-  sigset_t all, before;
-  ::sigfillset(&all);
-  ::sigprocmask(SIG_SETMASK, &all,
-                &before);  // the child keeps them blocked until its registers are loaded
+  // The child keeps them blocked until its registers are loaded: libc's own two as well, which its
+  // functions leave out.
+  const uint64_t all = ~uint64_t{0};
+  uint64_t before = 0;
+  ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &before, sizeof all);
   const long first = clone_process(flags, !init && !helper && place.keep_ids ? request.pid : 0);
   if (first == 0) {
     if (init) be_init(prepared);
@@ -205,7 +208,7 @@ std::optional<Spawned> spawn(const SpawnRequest& request, SpawnFailure* failure)
     exec_stub(prepared);
   }
   const int clone_error = errno;
-  ::sigprocmask(SIG_SETMASK, &before, nullptr);
+  ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, nullptr, sizeof before);
   if (first < 0) {
     *failure = {plan::kStepClone, clone_error};
     return std::nullopt;

@@ -31,6 +31,7 @@ struct SpawnRequest {
   int plan_number = 0;  ///< number of the plan's descriptor in the child
   const HelperFds* helpers = nullptr;
   std::optional<int> oom_score_adj;
+  std::optional<uint32_t> dump_filter;  ///< /proc/PID/coredump_filter
 };
 
 struct Spawned {
@@ -54,7 +55,8 @@ std::optional<Spawned> spawn(const SpawnRequest& request, SpawnFailure* failure)
 /// Becomes the stub. In the new process, after all else; never returns. Only system calls: no
 /// allocation.
 [[noreturn]] void become_stub(const SpawnRequest& request, bool raise_ambient,
-                              const char* plan_argument, const char* oom_text);
+                              const char* plan_argument, const char* oom_text,
+                              const char* dump_filter);
 
 /// The life of a pid namespace's init. Ends as the child ended. Only system calls.
 [[noreturn]] void live_as_init(pid_t child, int end_pipe);

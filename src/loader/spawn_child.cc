@@ -91,18 +91,22 @@ size_t length_of(const char* text) {
   return length;
 }
 
+/// Best effort; nothing when `text` is null.
+void try_write(const char* path, const char* text) {
+  if (text == nullptr) return;
+  const int fd = ::open(path, O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  [[maybe_unused]] const ssize_t written = ::write(fd, text, length_of(text));
+  ::close(fd);
+}
+
 }  // namespace
 
 void become_stub(const SpawnRequest& request, bool raise_ambient, const char* plan_argument,
-                 const char* oom_text) {
+                 const char* oom_text, const char* dump_filter) {
   if (request.new_session) ::setsid();
-  if (oom_text != nullptr) {  // best effort
-    const int fd = ::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-    if (fd >= 0) {
-      [[maybe_unused]] const ssize_t written = ::write(fd, oom_text, length_of(oom_text));
-      ::close(fd);
-    }
-  }
+  try_write("/proc/self/oom_score_adj", oom_text);
+  try_write("/proc/self/coredump_filter", dump_filter);  // an exec keeps it
   set_limits();
   ::personality(0);  // may be forbidden; the hole lies where no layout is
   if (raise_ambient) raise_ambient_capabilities();

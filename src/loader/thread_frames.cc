@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "loader/seccomp_filters.h"
 #include "loader/vdso_x86_64.h"
 
 namespace rfork::loader {
@@ -17,6 +18,8 @@ using image::Mapping;
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kRedZone = 128;
 constexpr uint64_t kStackGuard = 256 * kPage;  // the kernel's stack_guard_gap
+
+constexpr uint64_t kAlign = 16;
 
 bool takes_frame(const Mapping& mapping) {
   return (mapping.protection & PROT_WRITE) != 0 && !mapping.shared &&
@@ -103,6 +106,7 @@ ThreadFrames place_frames(const image::Snapshot& snapshot, const image::Host& he
     tops.push_back(find_top(process, thread, room, mappings, space));
     entry.stays = tops.back() == 0;
     if (entry.stays) staying += room;
+    if (has_seccomp(thread)) staying += seccomp_exit_code(process, thread, 0).size() + kAlign;
   }
   if (staying > 0) {
     const uint64_t size = (staying + kPage - 1) & ~(kPage - 1);
@@ -121,6 +125,12 @@ ThreadFrames place_frames(const image::Snapshot& snapshot, const image::Host& he
     ThreadFrame& entry = frames.threads[i];
     if (entry.stays) tops[i] = next += image::signal_frame_room(entry.area);
     entry.frame = image::build_signal_frame(process.threads[i], entry.area, tops[i]);
+  }
+  for (size_t i = 0; i < frames.threads.size(); ++i) {
+    if (!has_seccomp(process.threads[i])) continue;
+    next = (next + kAlign - 1) & ~(kAlign - 1);
+    frames.threads[i].exit_code = next;
+    next += seccomp_exit_code(process, process.threads[i], next).size();
   }
   return frames;
 }

@@ -18,7 +18,8 @@ namespace rfork::loader {
 struct ThreadFrame {
   image::XstateArea area;
   image::SignalFrame frame;
-  bool stays = false;  ///< lies in the leftover mapping
+  bool stays = false;      ///< lies in the leftover mapping
+  uint64_t exit_code = 0;  ///< of its own, in the leftover mapping; 0: as the others
 };
 
 struct ThreadFrames {

@@ -6,12 +6,13 @@
 #include <linux/securebits.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
+
+#include "loader/posix_timers.h"
 
 #ifndef SYS_rseq
 #define SYS_rseq 334
@@ -26,20 +27,6 @@ namespace {
 
 constexpr uint64_t kArchReqXcompPerm = 0x1023;
 constexpr uint64_t kAmxTileData = 18;
-
-/// A copy of a queued signal, to the caller itself. Any si_code is allowed there (kernel/signal.c:
-/// do_rt_tgsigqueueinfo).
-void add_pending(PlanWriter& plan, const Thread& thread) {
-  for (const image::PendingSignal& signal : thread.pending) {
-    int32_t number;
-    std::memcpy(&number, signal.data(), sizeof number);
-    const uint64_t index =
-        plan.call(SYS_rt_tgsigqueueinfo, {0, 0, static_cast<uint64_t>(number), plan.value(signal)},
-                  fmt::format("queue signal {} for thread {}", number, thread.tid));
-    plan.at(index).own_pid = 1u << 0;
-    plan.at(index).own_tid = 1u << 1;
-  }
-}
 
 void add_alt_stack(PlanWriter& plan, const Thread& thread) {
   if ((thread.alt_stack.flags & SS_DISABLE) != 0) return;
@@ -75,12 +62,29 @@ void drop_bounding(PlanWriter& plan, uint64_t keep) {
   }
 }
 
-void add_user(PlanWriter& plan, const TargetUser& user, const image::Credentials& there) {
+// Of securebits, the one that needs no privilege.
+constexpr uint32_t kKeepCaps = SECBIT_KEEP_CAPS;
+
+/// The flags that are locked would be in the way of all else, so late.
+void add_securebits(PlanWriter& plan, const image::Credentials& there, bool lenient) {
+  if ((there.securebits & ~kKeepCaps) == 0) {
+    plan.try_call(SYS_prctl, {PR_SET_KEEPCAPS, there.securebits != 0 ? 1u : 0u, 0, 0, 0},
+                  "PR_SET_KEEPCAPS");
+  } else if (lenient) {
+    plan.try_call(SYS_prctl, {PR_SET_SECUREBITS, there.securebits, 0, 0, 0}, "PR_SET_SECUREBITS");
+  } else {
+    plan.call(SYS_prctl, {PR_SET_SECUREBITS, there.securebits, 0, 0, 0}, "PR_SET_SECUREBITS");
+  }
+}
+
+void add_user(PlanWriter& plan, const TargetUser& user, const image::Credentials& there,
+              bool lenient) {
   const uint64_t permitted =
       user.image_capabilities ? there.cap_permitted & own_permitted_capabilities() : 0;
-  const bool keeps = user.image_capabilities && user.effective != 0 && permitted != 0;
   if (user.image_capabilities) drop_bounding(plan, there.cap_bounding);
-  if (keeps) plan.call(SYS_prctl, {PR_SET_KEEPCAPS, 1, 0, 0, 0}, "keep capabilities");
+  // Capabilities are set below, whatever a change of ids would do to them.
+  if (user.effective != 0 && user.image_capabilities)
+    plan.call(SYS_prctl, {PR_SET_KEEPCAPS, 1, 0, 0, 0}, "keep capabilities");
   plan.call(SYS_setgroups, {user.groups.size(), plan.data(std::as_bytes(std::span(user.groups)))},
             "setgroups");
   plan.call(SYS_setresgid, {user.real_group, user.effective_group, user.saved_group},
@@ -88,15 +92,19 @@ void add_user(PlanWriter& plan, const TargetUser& user, const image::Credentials
   plan.call(SYS_setresuid, {user.real, user.effective, user.saved},
             fmt::format("setresuid to {}", user.effective));
   if (!user.image_capabilities) return;
-  add_capability_sets(plan, there.cap_effective & permitted, permitted,
-                      there.cap_inheritable & permitted);
+  plan.try_call(SYS_setfsgid, {there.fsgid}, "setfsgid");
+  plan.try_call(SYS_setfsuid, {there.fsuid}, "setfsuid");
+  const uint64_t all = own_permitted_capabilities();
+  add_capability_sets(plan, all, all, there.cap_inheritable & permitted);
   for (uint64_t capability = 0; capability <= CAP_LAST_CAP; ++capability) {
     if ((there.cap_ambient & permitted & there.cap_inheritable) >> capability & 1) {
       plan.try_call(SYS_prctl, {PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0},
                     "raise an ambient capability");
     }
   }
-  if (keeps) plan.try_call(SYS_prctl, {PR_SET_KEEPCAPS, 0, 0, 0, 0}, "no longer keep capabilities");
+  add_securebits(plan, there, lenient);
+  add_capability_sets(plan, there.cap_effective & permitted, permitted,
+                      there.cap_inheritable & permitted);
 }
 
 void add_lists(PlanWriter& plan, const ThreadPlanInput& input, const Thread& thread) {
@@ -138,14 +146,37 @@ void add_thread_state(PlanWriter& plan, const ThreadPlanInput& input, size_t ind
   add_lists(plan, input, thread);
   plan.call(SYS_prctl, {PR_SET_NAME, plan.text(thread.name.substr(0, 15)), 0, 0, 0},
             "name a thread");
-  plan.try_call(SYS_setpriority, {PRIO_PROCESS, 0, static_cast<uint64_t>(int64_t{thread.nice})},
-                "setpriority");
+  add_scheduling(plan, input.attributes, input.process, index);
   add_alt_stack(plan, thread);
-  add_pending(plan, thread);
+  plan.op(OpKind::note_tid, {input.tids + index * sizeof(int32_t)}, "note the tid");
 }
 
-void add_credentials(PlanWriter& plan, const ThreadPlanInput& input) {
-  if (input.user) add_user(plan, *input.user, input.process.credentials);
+/// A copy of a queued signal, to the caller itself. Any si_code is allowed there (kernel/signal.c:
+/// do_rt_tgsigqueueinfo).
+void add_pending(PlanWriter& plan, const image::Process& process, const Thread& thread) {
+  for (const image::PendingSignal& signal : thread.pending) {
+    if (timer_of(process, signal) != nullptr) continue;
+    int32_t number;
+    std::memcpy(&number, signal.data(), sizeof number);
+    const uint64_t index =
+        plan.call(SYS_rt_tgsigqueueinfo, {0, 0, static_cast<uint64_t>(number), plan.value(signal)},
+                  fmt::format("queue signal {} for thread {}", number, thread.tid));
+    plan.at(index).own_pid = 1u << 0;
+    plan.at(index).own_tid = 1u << 1;
+  }
+}
+
+void add_credentials(PlanWriter& plan, const ThreadPlanInput& input, size_t index) {
+  const Thread& thread = input.process.threads[index];
+  const image::Credentials& there =
+      thread.credentials ? *thread.credentials : input.process.credentials;
+  if (input.user) {
+    const bool own = input.user->image_capabilities && thread.credentials;
+    const TargetUser user = own ? user_of_image(*thread.credentials) : *input.user;
+    add_user(plan, user, own ? there : input.process.credentials, input.attributes.lenient);
+  } else if (there.securebits != 0) {
+    add_securebits(plan, there, input.attributes.lenient);
+  }
   if (input.drop_capabilities) {
     plan.try_call(SYS_prctl, {PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0},
                   "clear ambient capabilities");
@@ -153,8 +184,9 @@ void add_credentials(PlanWriter& plan, const ThreadPlanInput& input) {
     drop_bounding(plan, ::geteuid() == 0 ? 0 : input.process.credentials.cap_bounding);
     add_capability_sets(plan, 0, 0, 0);
   }
-  if (input.process.no_new_privs)
+  if (thread.no_new_privs.value_or(input.process.no_new_privs))
     plan.call(SYS_prctl, {PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0}, "no_new_privs");
+  add_thread_settings(plan, input.attributes, thread);
 }
 
 void add_leave(PlanWriter& plan, const ThreadPlanInput& input, size_t index) {
@@ -166,8 +198,9 @@ void add_leave(PlanWriter& plan, const ThreadPlanInput& input, size_t index) {
   if (!threads[index].waits && running < threads.size()) {
     plan.op(OpKind::await_left, {running}, "let the threads that wait go first");
   }
-  plan.op(OpKind::leave, {input.frames.threads[index].frame.stack_pointer, input.exit_code},
-          "leave");
+  const ThreadFrame& frame = input.frames.threads[index];
+  const uint64_t code = frame.exit_code != 0 ? frame.exit_code : input.exit_code;
+  plan.op(OpKind::leave, {frame.frame.stack_pointer, code}, "leave");
 }
 
 std::vector<OpRange> add_thread_bodies(PlanWriter& plan, const ThreadPlanInput& input) {
@@ -175,7 +208,8 @@ std::vector<OpRange> add_thread_bodies(PlanWriter& plan, const ThreadPlanInput& 
   for (size_t i = 1; i < input.process.threads.size(); ++i) {
     const uint64_t first = plan.next();
     add_thread_state(plan, input, i);
-    add_credentials(plan, input);
+    add_pending(plan, input.process, input.process.threads[i]);
+    add_credentials(plan, input, i);
     plan.op(OpKind::arrive, {}, "arrive");
     add_leave(plan, input, i);
     bodies.push_back({first, plan.next() - first});

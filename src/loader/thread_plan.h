@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "image/model.h"
+#include "loader/attributes.h"
 #include "loader/identity.h"
 #include "loader/plan_writer.h"
 #include "loader/thread_frames.h"
@@ -17,9 +18,11 @@ struct ThreadPlanInput {
   const ThreadFrames& frames;
   const Hole& hole;
   const std::optional<TargetUser>& user;
+  const Attributes& attributes;
   bool keep_ids = false;
   bool drop_capabilities = false;
   uint64_t exit_code = 0;  ///< its address in the child
+  uint64_t tids = 0;       ///< where each thread writes its tid, an int32_t each
 };
 
 struct OpRange {
@@ -32,8 +35,10 @@ void add_thread_starts(PlanWriter& plan, const ThreadPlanInput& input,
                        const std::vector<OpRange>& bodies);
 /// What every thread does for itself, up to its credentials.
 void add_thread_state(PlanWriter& plan, const ThreadPlanInput& input, size_t index);
-/// Credentials, capabilities, no_new_privs: each thread has its own.
-void add_credentials(PlanWriter& plan, const ThreadPlanInput& input);
+/// Queues the signals that wait for the calling thread, but for those of timers.
+void add_pending(PlanWriter& plan, const image::Process& process, const image::Thread& thread);
+/// Credentials, capabilities, no_new_privs, and what goes with them: each thread has its own.
+void add_credentials(PlanWriter& plan, const ThreadPlanInput& input, size_t index);
 /// The jump out of the hole.
 void add_leave(PlanWriter& plan, const ThreadPlanInput& input, size_t index);
 

@@ -83,7 +83,8 @@ void Reception::say(FrameType type, std::span<const std::byte> body, std::string
 /// Can it go on here, and may it? All that is known to be against it, at once.
 void Reception::judge() {
   const image::Host here = image::this_host();
-  std::vector<Reason> reasons = image::misfits(offer_.needs, here, {offer_.ignore_cpu});
+  std::vector<Reason> reasons =
+      image::misfits(offer_.needs, here, {.ignore_cpu = offer_.ignore_cpu});
   try {
     user_ = choose_user(offer_, worker_.options.users);
     if (offer_.spooled) spooled_.emplace(worker_.options.spool, move_id_, user_);

@@ -96,6 +96,7 @@ void print_identity(const Snapshot& snapshot, const Process& process, std::FILE*
   const Credentials& who = process.credentials;
   line(out, "user", "{}uid {}, gid {}", who.user.empty() ? "" : plain(who.user) + ", ", who.euid,
        who.egid);
+  if (who.securebits != 0) line(out, "securebits", "{}", securebits_words(who.securebits));
   line(out, "folder", "{}, umask {:03o}{}", plain(process.cwd), process.umask,
        process.root == "/" ? "" : ", root " + plain(process.root));
   line(out, "parent", "{}, process group {}, session {}", process.ppid, process.pgid, process.sid);
@@ -104,6 +105,26 @@ void print_identity(const Snapshot& snapshot, const Process& process, std::FILE*
   line(out, "state", "{}{}",
        process.stop_signal == 0 ? "running" : "stopped by " + signal_word(process.stop_signal),
        age);
+}
+
+/// What of a thread's attributes isn't as in most.
+std::string attributes_of(const Thread& thread) {
+  std::string text;
+  const auto add = [&](const std::string& words) { text += (text.empty() ? "" : ", ") + words; };
+  const Scheduling& scheduling = thread.scheduling;
+  if (scheduling.policy != 0) add(policy_word(scheduling.policy));
+  if (scheduling.priority != 0) add(fmt::format("priority {}", scheduling.priority));
+  if ((scheduling.flags & 1) != 0) add("SCHED_RESET_ON_FORK");
+  if (thread.nice != 0) add(fmt::format("nice {}", thread.nice));
+  if (!thread.cpus.empty()) add(fmt::format("CPU {}", fmt::join(thread.cpus, ",")));
+  if (thread.io_priority != 0) add(io_priority_word(thread.io_priority));
+  if (thread.settings.parent_death_signal != 0)
+    add("PR_SET_PDEATHSIG " + signal_word(thread.settings.parent_death_signal));
+  if (thread.credentials) {
+    const Credentials& who = *thread.credentials;
+    add(fmt::format("uid {}, gid {}, capabilities {:#x}", who.euid, who.egid, who.cap_effective));
+  }
+  return text;
 }
 
 void print_threads(const Process& process, const SummaryOptions& options, std::FILE* out) {
@@ -115,6 +136,8 @@ void print_threads(const Process& process, const SummaryOptions& options, std::F
     const uint64_t rip = registers_of(thread).rip;
     fmt::print(out, "    {:<8} {:<16} at {:#x} {}\n", thread.tid, plain(thread.name), rip,
                place_of(process, rip));
+    const std::string attributes = attributes_of(thread);
+    if (!attributes.empty()) fmt::print(out, "             {}\n", attributes);
     if (thread.signal_mask != 0) {
       fmt::print(out, "             blocked: {}\n", signal_set_words(thread.signal_mask));
     }
@@ -170,6 +193,22 @@ void print_signals(const Process& process, const SummaryOptions& options, std::F
     if (action.handler <= 1) continue;
     fmt::print(out, "    {:<12} {} {}\n", signal_word(action.signal),
                place_of(process, action.handler), action_flag_words(action.flags));
+  }
+}
+
+void print_timers(const Process& process, std::FILE* out) {
+  if (process.posix_timers.empty()) return;
+  line(out, "timers", "{}", process.posix_timers.size());
+  for (const PosixTimer& timer : process.posix_timers) {
+    std::string signals = notify_word(timer.notify);
+    if (timer.signal != 0) signals += " " + signal_word(timer.signal);
+    if (timer.thread != 0) signals += fmt::format(" to {}", timer.thread);
+    const std::string left =
+        timer.value_ns == 0 ? "not armed" : "in " + human_duration_ns(timer.value_ns);
+    fmt::print(out, "    {:<4} {}{}, {}, {}{}\n", timer.id, clock_word(timer.clock),
+               timer.clock_thread == 0 ? "" : fmt::format(" of {}", timer.clock_thread), signals,
+               left,
+               timer.interval_ns == 0 ? "" : ", every " + human_duration_ns(timer.interval_ns));
   }
 }
 
@@ -233,6 +272,7 @@ void print_summary(const Metadata& metadata, const SummaryOptions& options, std:
     print_threads(process, options, out);
     print_descriptors(snapshot, process, out);
     print_signals(process, options, out);
+    print_timers(process, out);
     print_mappings(metadata, i, options.mappings || options.all, out);
     if (options.all) print_limits(process, out);
   }

@@ -61,7 +61,73 @@ constexpr Word kAdvice[] = {
     {Mapping::lock_on_fault, "MLOCK_ONFAULT"},
 };
 
+constexpr Word kSecurebits[] = {
+    {1 << 0, "SECBIT_NOROOT"},
+    {1 << 1, "SECBIT_NOROOT_LOCKED"},
+    {1 << 2, "SECBIT_NO_SETUID_FIXUP"},
+    {1 << 3, "SECBIT_NO_SETUID_FIXUP_LOCKED"},
+    {1 << 4, "SECBIT_KEEP_CAPS"},
+    {1 << 5, "SECBIT_KEEP_CAPS_LOCKED"},
+    {1 << 6, "SECBIT_NO_CAP_AMBIENT_RAISE"},
+    {1 << 7, "SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED"},
+};
+
+/// The name of `number`, or `prefix` and the number.
+std::string name_or_number(std::span<const char* const> names, int32_t number, const char* prefix) {
+  const auto index = static_cast<size_t>(number);
+  if (number >= 0 && index < names.size() && names[index] != nullptr) return names[index];
+  return fmt::format("{} {}", prefix, number);
+}
+
 }  // namespace
+
+std::string clock_word(int32_t clock) {
+  // Those of CPU time, as the kernel numbers "this" process's and thread's: -8 to -6 and -4 to -2
+  // (include/linux/posix-timers_types.h).
+  constexpr std::array kProcess{"process's CPU time", "process's user time",
+                                "CLOCK_PROCESS_CPUTIME_ID"};
+  constexpr std::array kThread{"thread's CPU time", "thread's user time",
+                               "CLOCK_THREAD_CPUTIME_ID"};
+  if (clock >= -8 && clock <= -6) return kProcess[static_cast<size_t>(clock + 8)];
+  if (clock >= -4 && clock <= -2) return kThread[static_cast<size_t>(clock + 4)];
+  constexpr const char* kNames[] = {"CLOCK_REALTIME",
+                                    "CLOCK_MONOTONIC",
+                                    "CLOCK_PROCESS_CPUTIME_ID",
+                                    "CLOCK_THREAD_CPUTIME_ID",
+                                    "CLOCK_MONOTONIC_RAW",
+                                    "CLOCK_REALTIME_COARSE",
+                                    "CLOCK_MONOTONIC_COARSE",
+                                    "CLOCK_BOOTTIME",
+                                    "CLOCK_REALTIME_ALARM",
+                                    "CLOCK_BOOTTIME_ALARM",
+                                    nullptr,
+                                    "CLOCK_TAI"};
+  return name_or_number(kNames, clock, "clock");
+}
+
+std::string notify_word(int32_t notify) {
+  constexpr const char* kNames[] = {"SIGEV_SIGNAL", "SIGEV_NONE", "SIGEV_THREAD", nullptr,
+                                    "SIGEV_THREAD_ID"};
+  return name_or_number(kNames, notify, "SIGEV");
+}
+
+std::string policy_word(int32_t policy) {
+  constexpr const char* kNames[] = {"SCHED_OTHER", "SCHED_FIFO", "SCHED_RR",       "SCHED_BATCH",
+                                    nullptr,       "SCHED_IDLE", "SCHED_DEADLINE", "SCHED_EXT"};
+  return name_or_number(kNames, policy, "policy");
+}
+
+std::string io_priority_word(int32_t priority) {
+  constexpr const char* kNames[] = {"IOPRIO_CLASS_NONE", "IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE",
+                                    "IOPRIO_CLASS_IDLE"};
+  constexpr int kClassShift = 13;
+  return fmt::format("{} {}", name_or_number(kNames, priority >> kClassShift, "I/O class"),
+                     priority & ((1 << kClassShift) - 1));
+}
+
+std::string securebits_words(uint32_t bits) {
+  return words_of(bits, kSecurebits, "|");
+}
 
 std::string signal_word(int signal) {
   // The kernel's first real-time signal is 32; libc keeps two for itself and calls 34 SIGRTMIN.

@@ -41,7 +41,7 @@ struct Arguments {
   std::string pid_file;
   std::string pid_mode = "auto";
   bool background = false;
-  bool ignore_cpu = false, overwrite_files = false, drop_locks = false;
+  bool ignore_cpu = false, overwrite_files = false, drop_locks = false, drop_attributes = false;
   bool json = false, verbose = false;
 };
 
@@ -77,6 +77,8 @@ void add_options(CLI::App& app, Arguments& arguments) {
                "Replace files here that have other contents");
   app.add_flag("--drop-locks", arguments.drop_locks,
                "Go on without file locks that others hold here");
+  app.add_flag("--drop-attributes", arguments.drop_attributes,
+               "Go on without what needs privileges that are missing here");
   app.add_flag("--json", arguments.json, "One line of JSON (with -d on stdout, else on stderr)");
   app.add_flag("-v,--verbose", arguments.verbose, "Say more");
   app.set_version_flag("--version", "rfork-run " RFORK_VERSION);
@@ -114,6 +116,7 @@ loader::Options restore_options(const Arguments& arguments) {
   options.ignore_cpu = arguments.ignore_cpu;
   options.overwrite_files = arguments.overwrite_files;
   options.drop_locks = arguments.drop_locks;
+  options.drop_attributes = arguments.drop_attributes;
   options.foreground = !arguments.background;
   options.as_image_user = true;
   // In the background a pipe isn't kept: who reads it (a shell's $(...), ssh) would wait for the

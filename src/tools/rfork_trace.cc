@@ -40,7 +40,7 @@ struct Arguments {
   std::vector<int> drop_fds;
   bool exec = false;
   bool move = false, thin = false, no_ghost = false, attach = false;
-  bool drop_locks = false, drop_timers = false, leave_children = false;
+  bool drop_locks = false, drop_timers = false, drop_attributes = false, leave_children = false;
   bool ignore_cpu = false, overwrite_files = false;
   bool json = false, verbose = false;
   // From rfork/rfork.h.
@@ -102,6 +102,8 @@ void add_options(CLI::App& app, Arguments& arguments) {
       ->allow_extra_args(false);
   app.add_flag("--drop-locks", arguments.drop_locks, "Go on without file locks and leases");
   app.add_flag("--drop-timers", arguments.drop_timers, "Go on without POSIX timers");
+  app.add_flag("--drop-attributes", arguments.drop_attributes,
+               "Go on without what needs privileges that are missing there");
   app.add_flag("--leave-children", arguments.leave_children,
                "Go on without the process's children");
   app.add_flag("--thin", arguments.thin,
@@ -173,14 +175,15 @@ tracer::Options capture_options(const Arguments& arguments) {
   options.thin = arguments.thin;
   options.drop_locks = arguments.drop_locks;
   options.drop_timers = arguments.drop_timers;
+  options.drop_attributes = arguments.drop_attributes;
   options.leave_children = arguments.leave_children;
   if (arguments.role != 0) {
     const auto value = std::as_bytes(std::span(&arguments.role_value, 1));
     options.patches.push_back({arguments.role, {value.begin(), value.end()}});
     options.leave_children = true;  // the one that is on its way to be this program
   }
-  // As after fork(2): the child has none of its parent's locks.
-  if (arguments.as_fork) options.drop_locks = true;
+  // As after fork(2): the child has none of its parent's locks and timers.
+  if (arguments.as_fork) options.drop_locks = options.drop_timers = true;
   options.interrupted = was_interrupted(arguments);
   return options;
 }

@@ -12,12 +12,15 @@
 #include <algorithm>
 #include <csignal>
 #include <cstring>
+#include <tuple>
 
 #include "base/clock.h"
 #include "base/io.h"
 #include "tracer/capture_state.h"
+#include "tracer/posix_timers.h"
 #include "tracer/process_state.h"
 #include "tracer/ptrace.h"
+#include "tracer/seccomp.h"
 #include "tracer/thread_state.h"
 #include "tracer/xstate_x86_64.h"
 
@@ -50,6 +53,25 @@ bool fork_would_lose(const std::vector<MapsLine>& maps, const std::vector<MapsLi
   return std::any_of(maps.begin(), maps.end(), [&](const MapsLine& line) {
     return !in_copy(line.range) && !known(line.range);
   });
+}
+
+auto all_of(const image::Credentials& who) {
+  return std::tie(who.uid, who.euid, who.suid, who.fsuid, who.gid, who.egid, who.sgid, who.fsgid,
+                  who.groups, who.cap_inheritable, who.cap_permitted, who.cap_effective,
+                  who.cap_bounding, who.cap_ambient, who.securebits);
+}
+
+// What /proc/PID says of a process is what its leader has.
+void keep_what_differs(CapturedThread& captured, image::Process& process) {
+  image::Thread& thread = captured.thread;
+  if (process.threads.empty()) {
+    process.credentials.securebits = captured.credentials.securebits;
+  } else if (captured.credentials.cap_permitted == 0) {
+    captured.credentials.securebits = process.credentials.securebits;  // not asked for
+  }
+  if (all_of(captured.credentials) != all_of(process.credentials))
+    thread.credentials = std::move(captured.credentials);
+  if (thread.no_new_privs == process.no_new_privs) thread.no_new_privs.reset();
 }
 
 }  // namespace
@@ -108,7 +130,10 @@ void Capture::State::freeze(std::vector<MapsLine>& maps) {
 
 void Capture::State::read_threads(image::Process& process) {
   for (StoppedThread& thread : stopped->threads()) {
-    CapturedThread captured = capture_thread(pid, thread, original, *site);
+    CapturedThread captured = capture_thread(pid, thread, original, *site,
+                                             (stopped->options() & PTRACE_O_SUSPEND_SECCOMP) != 0);
+    keep_what_differs(captured, process);
+    read_seccomp(thread.tid, captured.thread.seccomp_mode, process, captured.thread);
     process.threads.push_back(std::move(captured.thread));
     if (captured.patch) process.patches.push_back(std::move(*captured.patch));
   }
@@ -120,17 +145,26 @@ void Capture::State::read_threads(image::Process& process) {
 // Without a fork (a move, or the process forbids it) the rest is asked here too.
 void Capture::State::read_process_wide(image::Process& process, const std::vector<MapsLine>& maps) {
   const StoppedThread& main_thread = stopped->threads().front();
-  user_regs_struct going_on;
-  std::memcpy(&going_on, process.threads.front().registers.data(), sizeof going_on);
-  RemoteSyscalls calls(main_thread, original, *site, going_on);
+  RemoteSyscalls calls(main_thread, original, *site, going_on(process.threads.front()));
   ask_timers(calls, original, process);
   if (has_locked_memory(pid)) ask_future_locks(calls, pid, process);
-  if (!options.move) copy = ForkedCopy::make(calls, pid, *site);
+  ask_own_settings(calls, original, process.settings);
+  if (!options.drop_timers) {
+    process.posix_timers = list_timers(pid);
+    for (image::PosixTimer& timer : process.posix_timers) ask_timer(calls, original, timer);
+  }
+  if (!options.move) copy = ForkedCopy::make(calls, pid, stopped->options(), *site);
   if (copy) {
     const auto copied = parse_maps(read_file(fmt::format("/proc/{}/maps", copy->pid())));
     if (fork_would_lose(maps, copied, examination.not_forked)) copy.reset();
   }
   if (!copy) ask_process(calls, original, examination.needs.host, process);
+}
+
+user_regs_struct Capture::State::going_on(const image::Thread& thread) {
+  user_regs_struct registers;
+  std::memcpy(&registers, thread.registers.data(), sizeof registers);
+  return registers;
 }
 
 void Capture::State::take_stock(const std::vector<MapsLine>& maps,
@@ -211,6 +245,7 @@ void Capture::State::assemble(image::Process process) {
   snapshot.host = carried_as;
   snapshot.moved = options.move;
   snapshot.thin = options.thin;
+  snapshot.drop_attributes = options.drop_attributes;
   snapshot.files = inventory.files;
   snapshot.objects = inventory.objects;
   snapshot.descriptions = inventory.descriptions;
@@ -226,6 +261,7 @@ Capture::Capture(const Examination& examination, const Options& options,
   image::Process process = read_process(state.pid);
   state.read_threads(process);
   state.read_process_wide(process, maps);
+  state.settle_timer_threads(process);
   state.take_stock(maps, present);
   state.check_interrupted();
   state.read_early_pieces();

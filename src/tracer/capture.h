@@ -24,12 +24,14 @@
 namespace rfork::tracer {
 
 struct Options {
-  bool move = false;            ///< the original stays frozen until end_original() or release()
-  std::set<int> drop_fds;       ///< descriptors whose loss is accepted: the child finds them closed
-  bool thin = false;            ///< clean pages and contents of named files are left out
-  bool drop_timers = false;     ///< accepts the loss of POSIX timers
-  bool drop_locks = false;      ///< accepts the loss of file locks and leases
-  bool leave_children = false;  ///< accepts that the child has none of the process's children
+  bool move = false;         ///< the original stays frozen until end_original() or release()
+  std::set<int> drop_fds;    ///< descriptors whose loss is accepted: the child finds them closed
+  bool thin = false;         ///< clean pages and contents of named files are left out
+  bool drop_timers = false;  ///< the child has no POSIX timers
+  bool drop_attributes = false;  ///< accepts that what needs a privilege which the restorer lacks
+                                 ///< stays as it is there
+  bool drop_locks = false;       ///< accepts the loss of file locks and leases
+  bool leave_children = false;   ///< accepts that the child has none of the process's children
   bool relay = false;        ///< a ghost will stand here: what pipes, stream sockets and terminals
                              ///< lead to stays reachable through it
   bool relay_input = false;  ///< standard input too; else the child finds it empty

@@ -65,6 +65,9 @@ struct Capture::State {
   void freeze(std::vector<MapsLine>& maps);
   void read_threads(image::Process& process);
   void read_process_wide(image::Process& process, const std::vector<MapsLine>& maps);
+  static user_regs_struct going_on(const image::Thread& thread);
+  void settle_timer_threads(image::Process& process);
+  int32_t find_clock_thread(const image::Process& process, const image::PosixTimer& timer);
   void take_stock(const std::vector<MapsLine>& maps, const std::set<std::string>& present);
   void read_early_pieces();
   void describe_copy(image::Process& process);

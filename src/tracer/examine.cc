@@ -8,9 +8,12 @@
 #include "base/io.h"
 #include "tracer/capture.h"
 #include "tracer/inventory.h"
+#include "tracer/posix_timers.h"
 #include "tracer/proc_text.h"
 #include "tracer/process_state.h"
+#include "tracer/seccomp.h"
 #include "tracer/stopped_process.h"
+#include "tracer/thread_attributes.h"
 
 namespace rfork::tracer {
 
@@ -83,6 +86,27 @@ std::vector<int32_t> inner_tids(pid_t pid) {
   return tids;
 }
 
+// As far as it is known of running threads what they need of a destination.
+std::vector<image::Thread> sketch_threads(pid_t pid) {
+  std::vector<image::Thread> threads;
+  const std::string path = fmt::format("/proc/{}/task", pid);
+  const auto tids = try_list_numbers(path);
+  if (!tids) throw ProcessGone(pid);
+  for (const pid_t tid : *tids) {
+    const auto text = try_read_file_at(AT_FDCWD, fmt::format("{}/{}/status", path, tid));
+    if (!text) continue;
+    const auto status = parse_status(*text);
+    image::Thread thread;
+    try {
+      read_attributes(pid, tid, status, thread);
+    } catch (const ProcessGone&) {
+      continue;  // the thread has ended meanwhile
+    }
+    threads.push_back(std::move(thread));
+  }
+  return threads;
+}
+
 }  // namespace
 
 Examination examine(pid_t pid, const Options& options) {
@@ -101,7 +125,12 @@ Examination examine(pid_t pid, const Options& options) {
   input.relay_input = options.relay_input;
   auto inventory = std::make_shared<Inventory>(take_inventory(input));
 
-  find_process_obstacles(pid, options.drop_timers, inventory->obstacles);
+  const std::vector<int32_t> tids = inner_tids(pid);
+  std::vector<image::PosixTimer> timers;
+  if (!options.drop_timers) timers = list_timers(pid);
+  find_process_obstacles(pid, inventory->obstacles);
+  find_seccomp_obstacles(pid, inventory->obstacles);
+  find_timer_obstacles(timers, tids, inventory->obstacles);
   if (!options.leave_children) find_children(pid, inventory->obstacles);
   if (!inventory->obstacles.empty()) throw Refusal(Failure::cannot_carry, inventory->obstacles);
 
@@ -111,6 +140,9 @@ Examination examine(pid_t pid, const Options& options) {
   sketch.host = image::this_host();
   sketch.processes.push_back(read_process(pid));
   sketch.processes[0].mappings = inventory->mappings;
+  sketch.processes[0].posix_timers = timers;
+  sketch.drop_attributes = options.drop_attributes;
+  sketch.processes[0].threads = sketch_threads(pid);
   result.name = sketch.processes[0].name;
   result.euid = sketch.processes[0].credentials.euid;
   result.user = sketch.processes[0].credentials.user;
@@ -126,7 +158,7 @@ Examination examine(pid_t pid, const Options& options) {
       result.mapped_files.push_back(file);
     }
   }
-  result.tids = inner_tids(pid);
+  result.tids = tids;
   for (const image::Mapping& mapping : inventory->mappings) {
     const uint32_t kNotForked = image::Mapping::dont_fork | image::Mapping::wipe_on_fork;
     if ((mapping.advice & kNotForked) != 0) result.not_forked.push_back(mapping.range);

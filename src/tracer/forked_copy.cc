@@ -19,7 +19,7 @@ namespace rfork::tracer {
 
 namespace {
 
-constexpr unsigned kOptions = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK;
+constexpr unsigned kFollow = PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK;
 
 // Ends a tracee of ours for good.
 void kill_and_reap(pid_t pid) noexcept {
@@ -40,7 +40,7 @@ bool adopts_orphans(RemoteSyscalls& calls, const ProcessMemory& memory, pid_t pi
 }
 
 // Lets the helper fork the copy and end. 0 when it could not fork.
-pid_t fork_through(pid_t helper, const InjectionSite& site) {
+pid_t fork_through(pid_t helper, unsigned options, const InjectionSite& site) {
   user_regs_struct regs = registers(helper);
   regs.rip = site.call_then_exit();
   regs.orig_rax = ~0ull;
@@ -59,7 +59,7 @@ pid_t fork_through(pid_t helper, const InjectionSite& site) {
   }
   if (copy != 0) {
     while (wait_for(copy).kind() != WaitStatus::Kind::interrupt_stop) resume(copy, PTRACE_CONT);
-    set_options(copy, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL);
+    set_options(copy, options | PTRACE_O_EXITKILL);
   }
   resume(helper, PTRACE_CONT);
   while (!wait_for(helper).gone()) resume(helper, PTRACE_CONT);
@@ -74,20 +74,20 @@ ForkedCopy::~ForkedCopy() {
   kill_and_reap(pid_);
 }
 
-std::unique_ptr<ForkedCopy> ForkedCopy::make(RemoteSyscalls& calls, pid_t pid,
+std::unique_ptr<ForkedCopy> ForkedCopy::make(RemoteSyscalls& calls, pid_t pid, unsigned options,
                                              const InjectionSite& site) {
   const ProcessMemory memory(pid);
   if (adopts_orphans(calls, memory, pid)) return nullptr;
-  set_options(calls.tid(), kOptions);
+  set_options(calls.tid(), options | kFollow);
   pid_t helper = 0;
   const long inner_helper = calls.call_clone({CLONE_VM | CLONE_FILES | CLONE_FS}, helper);
-  set_options(calls.tid(), PTRACE_O_TRACESYSGOOD);
+  set_options(calls.tid(), options);
   if (inner_helper <= 0 || helper == 0) return nullptr;
   pid_t copy = 0;
   try {
     while (wait_for(helper).kind() != WaitStatus::Kind::interrupt_stop) resume(helper, PTRACE_CONT);
-    set_options(helper, kOptions | PTRACE_O_EXITKILL);
-    copy = fork_through(helper, site);
+    set_options(helper, options | kFollow | PTRACE_O_EXITKILL);
+    copy = fork_through(helper, options, site);
   } catch (...) {
     kill_and_reap(helper);
     throw;

@@ -25,7 +25,7 @@ class ForkedCopy {
   /// Forks through `calls` (of a stopped thread of the process). Null when the process forbids it
   /// (process or memory limits, a subreaper or init, which would inherit the copy): the memory must
   /// then be read while it stands still.
-  static std::unique_ptr<ForkedCopy> make(RemoteSyscalls& calls, pid_t pid,
+  static std::unique_ptr<ForkedCopy> make(RemoteSyscalls& calls, pid_t pid, unsigned options,
                                           const InjectionSite& site);
   /// Kills and reaps it.
   ~ForkedCopy();

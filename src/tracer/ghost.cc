@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "tracer/ptrace.h"
+#include "tracer/seccomp.h"
 #include "tracer/stopped_process.h"
 
 namespace rfork::tracer {
@@ -49,7 +50,9 @@ bool is_stop(int signal) {
 }  // namespace
 
 Ghost::Ghost(pid_t pid) : pid_(pid) {
-  if (const int error = try_seize(pid, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD); error != 0) {
+  if (const int error =
+          try_seize(pid, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | seccomp_option(pid));
+      error != 0) {
     refuse_seize(pid, error);
   }
   to_a_stop();

@@ -16,6 +16,7 @@
 #include <variant>
 
 #include "base/io.h"
+#include "tracer/descriptor_owner.h"
 #include "tracer/inventory.h"
 #include "tracer/kernel_objects.h"
 #include "tracer/own_channels.h"
@@ -339,6 +340,7 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
     description.id = static_cast<uint32_t>(i + 1);
     if (!describe(inventory, input, channels, open, on_stdio, description)) continue;
     if (!input.drop_locks) add_locks(inventory, open, description);
+    describe_owner(input.pid, open.fd, description, inventory.obstacles);
     inventory.descriptions.push_back(std::move(description));
     carried.insert(description.id);
   }

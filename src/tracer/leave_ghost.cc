@@ -6,12 +6,14 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
+#include <array>
 #include <csignal>
 #include <cstring>
 #include <span>
 
 #include "base/io.h"
 #include "tracer/capture_state.h"
+#include "tracer/posix_timers.h"
 #include "tracer/ptrace.h"
 #include "tracer/remote_syscalls.h"
 
@@ -72,6 +74,18 @@ int signal_of(const image::PendingSignal& pending) {
   return info.si_signo;
 }
 
+/// Whether a timer has sent it: the child has its own, or none.
+bool of_timer(const image::Process& process, const image::PendingSignal& pending) {
+  siginfo_t info;
+  std::memcpy(&info, pending.data(), sizeof info);
+  if (info.si_code == SI_TIMER) return true;
+  constexpr std::array kSignals{SIGALRM, SIGVTALRM, SIGPROF};  // by ITIMER_*
+  const auto which = std::ranges::find(kSignals, info.si_signo) - kSignals.begin();
+  if (info.si_code != SI_KERNEL || which == std::ssize(kSignals)) return false;
+  const image::IntervalTimer& timer = process.timers[static_cast<size_t>(which)];
+  return timer.value_us != 0 || timer.interval_us != 0;
+}
+
 /// What came after the capture is the child's too: it stays pending, and is passed on. What was
 /// carried is taken out; the kernel does that when a signal is ignored for a moment.
 void drop_pending(RemoteSyscalls& calls, const ProcessMemory& memory, pid_t pid,
@@ -82,11 +96,16 @@ void drop_pending(RemoteSyscalls& calls, const ProcessMemory& memory, pid_t pid,
     const auto now = pending_signals(pid, shared);
     for (size_t i = 0; i < now.size(); ++i) {
       numbers.push_back(signal_of(now[i]));
-      if (i >= carried.size()) late.push_back(now[i]);
+      if (i >= carried.size() && !of_timer(process, now[i])) late.push_back(now[i]);
     }
   };
   look(process.pending, true);
   look(process.threads.front().pending, false);
+  // Not before: the kernel may take the signals of a timer with it.
+  for (const image::PosixTimer& timer : list_timers(pid)) {
+    calls.call(SYS_timer_delete, {static_cast<uint64_t>(timer.id)});
+    if (timer.signal != 0) numbers.push_back(timer.signal);
+  }
   struct {
     uint64_t handler = 1;  // SIG_IGN
     uint64_t flags = 0, restorer = 0, mask = 0;

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/membarrier.h>
 #include <pwd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -19,8 +20,6 @@
 namespace rfork::tracer {
 
 namespace {
-
-using Status = std::map<std::string, std::string, std::less<>>;
 
 std::vector<uint32_t> numbers(const std::string& text) {
   std::vector<uint32_t> result;
@@ -42,6 +41,8 @@ std::string user_name(uint32_t uid) {
   return entry.pw_name;
 }
 
+}  // namespace
+
 image::Credentials read_credentials(const Status& status) {
   image::Credentials result;
   const auto uids = numbers(status.at("Uid"));
@@ -51,7 +52,6 @@ image::Credentials read_credentials(const Status& status) {
   result.gid = gids.at(0), result.egid = gids.at(1), result.sgid = gids.at(2),
   result.fsgid = gids.at(3);
   result.groups = numbers(status.at("Groups"));
-  result.user = user_name(result.euid);
   const auto capabilities = [&](const char* key) {
     return std::stoull(status.at(key), nullptr, 16);
   };
@@ -62,6 +62,8 @@ image::Credentials read_credentials(const Status& status) {
   result.cap_ambient = capabilities("CapAmb");
   return result;
 }
+
+namespace {
 
 // Field numbers of proc(5).
 image::MemoryLayout read_layout(const std::vector<std::string>& stat) {
@@ -90,6 +92,11 @@ int32_t last_number(const Status& status, const char* key) {
   return static_cast<int32_t>(numbers(status.at(key)).back());
 }
 
+// Since Linux 6.3, 6.4 and 6.3; later than the headers of Debian 12.
+constexpr uint64_t kGetMdwe = 66;
+constexpr uint64_t kGetMemoryMerge = 68;
+constexpr uint64_t kMembarrierGetRegistrations = 1u << 9;
+
 // struct sigaction as the kernel has it.
 struct KernelSigaction {
   uint64_t handler, flags, restorer, mask;
@@ -97,27 +104,15 @@ struct KernelSigaction {
 
 }  // namespace
 
-void find_process_obstacles(pid_t pid, bool drop_timers, std::vector<Reason>& obstacles) {
+void find_process_obstacles(pid_t pid, std::vector<Reason>& obstacles) {
   const auto status = parse_status(read_file(fmt::format("/proc/{}/status", pid)));
   const auto value = [&](const char* key) {
     const auto found = status.find(key);
     return found == status.end() ? std::string() : found->second;
   };
-  if (value("Seccomp") != "0" && !value("Seccomp").empty()) {
-    obstacles.push_back(
-        {fmt::format("process {} runs under seccomp (mode {}), which can't be carried", pid,
-                     value("Seccomp")),
-         "start it without the sandbox (systemd: SystemCallFilter=, browsers: --no-sandbox)"});
-  }
   if (value("x86_Thread_features").find("shstk") != std::string::npos) {
     obstacles.push_back({fmt::format("process {} has a shadow stack, which can't be carried", pid),
                          "start it with GLIBC_TUNABLES=glibc.cpu.hwcaps=-SHSTK"});
-  }
-  const auto timers = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/timers", pid));
-  if (timers && !timers->empty() && !drop_timers) {
-    obstacles.push_back(
-        {fmt::format("process {} has POSIX timers (timer_create), which can't be carried", pid),
-         "--drop-timers goes on without them"});
   }
 }
 
@@ -199,6 +194,10 @@ image::Process read_process(pid_t pid) {
   const int64_t tick_ns = 1'000'000'000 / ::sysconf(_SC_CLK_TCK);
   process.start_time_ns = std::stoll(stat.at(22 - 3)) * tick_ns;
   process.credentials = read_credentials(status);
+  process.credentials.user = user_name(process.credentials.euid);
+  if (const auto filter = try_read_file_at(AT_FDCWD, directory + "coredump_filter")) {
+    process.settings.dump_filter = static_cast<uint32_t>(std::stoul(*filter, nullptr, 16));
+  }
   process.limits = parse_limits(read_file(directory + "limits"));
   process.layout = read_layout(stat);
   const std::string auxv = read_file(directory + "auxv");
@@ -232,6 +231,17 @@ void ask_future_locks(RemoteSyscalls& calls, pid_t pid, image::Process& process)
   calls.call(SYS_munmap, {address, kPage});
 }
 
+void ask_own_settings(RemoteSyscalls& calls, const ProcessMemory& memory,
+                      image::ProcessSettings& settings) {
+  calls.prepare();
+  if (calls.call(SYS_prctl, {PR_GET_CHILD_SUBREAPER, calls.scratch()}) == 0) {
+    settings.child_subreaper = memory.read_value<int32_t>(calls.scratch()) != 0;
+  }
+  // Kernels before 6.3 have no such thing.
+  const long denies = calls.call(SYS_prctl, {kGetMdwe});
+  if (denies > 0) settings.memory_deny_write_execute = static_cast<uint32_t>(denies);
+}
+
 namespace {
 
 /// Which protection keys pkey_alloc(2) doesn't give any more. Those it gives are given back.
@@ -245,6 +255,29 @@ uint32_t ask_protection_keys(RemoteSyscalls& calls) {
     if ((free >> key & 1) != 0) calls.call(SYS_pkey_free, {key});
   }
   return kAll & ~free;
+}
+
+// membarrier(2): what isn't registered gives EPERM. Since Linux 6.3 there is a call that tells.
+uint32_t ask_membarrier(RemoteSyscalls& calls) {
+  const long registered = calls.call(SYS_membarrier, {kMembarrierGetRegistrations});
+  if (registered >= 0) return static_cast<uint32_t>(registered);
+  uint32_t found = 0;
+  for (const auto& [command, registration] :
+       {std::pair{MEMBARRIER_CMD_PRIVATE_EXPEDITED, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED},
+        {MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE,
+         MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE},
+        {MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ}}) {
+    if (calls.call(SYS_membarrier, {static_cast<uint64_t>(command)}) == 0) found |= registration;
+  }
+  return found;
+}
+
+// What a fork inherits.
+void ask_shared_settings(RemoteSyscalls& calls, image::ProcessSettings& settings) {
+  const long no_huge_pages = calls.call(SYS_prctl, {PR_GET_THP_DISABLE});
+  if (no_huge_pages > 0) settings.no_huge_pages = static_cast<uint32_t>(no_huge_pages);
+  settings.merge_memory = calls.call(SYS_prctl, {kGetMemoryMerge}) == 1;
+  settings.membarrier = ask_membarrier(calls);
 }
 
 }  // namespace
@@ -273,6 +306,7 @@ void ask_process(RemoteSyscalls& calls, const ProcessMemory& memory, const image
   if (image::has_ability(host, image::kProtectionKeys)) {
     process.protection_keys = ask_protection_keys(calls);
   }
+  ask_shared_settings(calls, process.settings);
 }
 
 }  // namespace rfork::tracer

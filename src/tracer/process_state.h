@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -15,8 +16,8 @@
 namespace rfork::tracer {
 
 /// Adds a reason for everything in /proc/`pid`/status and beside it that can't be taken along: a
-/// seccomp filter, POSIX timers (unless `drop_timers`), shadow stacks.
-void find_process_obstacles(pid_t pid, bool drop_timers, std::vector<Reason>& obstacles);
+/// shadow stack.
+void find_process_obstacles(pid_t pid, std::vector<Reason>& obstacles);
 
 /// Adds a reason that names the children of `pid`, if it has any: it could not wait for them.
 void find_children(pid_t pid, std::vector<Reason>& obstacles);
@@ -25,13 +26,20 @@ void find_children(pid_t pid, std::vector<Reason>& obstacles);
 /// needs injected calls.
 image::Process read_process(pid_t pid);
 
+using Status = std::map<std::string, std::string, std::less<>>;
+/// Of a /proc/PID/status or that of a thread, without the user's name and securebits.
+image::Credentials read_credentials(const Status& status);
+
+/// What of the settings a fork has not.
+void ask_own_settings(RemoteSyscalls& calls, const ProcessMemory& memory,
+                      image::ProcessSettings& settings);
 /// Interval timers, asked through a thread of the original (a fork has none).
 void ask_timers(RemoteSyscalls& calls, const ProcessMemory& memory, image::Process& process);
-/// Signal actions, brk and dumpable, asked through the original or its forked copy, whose memory
-/// `memory` is.
 /// Asks whether mlockall(2) locks what is mapped from now on. For a process that has locked memory:
 /// it maps a page, and reads its smaps.
 void ask_future_locks(RemoteSyscalls& calls, pid_t pid, image::Process& process);
+/// Signal actions, brk, dumpable and other settings, asked through the original or its forked copy,
+/// whose memory `memory` is.
 void ask_process(RemoteSyscalls& calls, const ProcessMemory& memory, const image::Host& host,
                  image::Process& process);
 

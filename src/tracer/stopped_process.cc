@@ -15,6 +15,7 @@
 #include "base/io.h"
 #include "tracer/proc_text.h"
 #include "tracer/ptrace.h"
+#include "tracer/seccomp.h"
 
 namespace rfork::tracer {
 
@@ -76,6 +77,7 @@ void refuse_seize(pid_t pid, int errno_value) {
 StoppedProcess::StoppedProcess(pid_t pid, const std::function<bool()>& interrupted)
     : pid_(pid),
       interrupted_(interrupted),
+      options_(PTRACE_O_TRACESYSGOOD | seccomp_option(pid)),
       sleeps_(measure_sleeps(pid, list_threads(pid))),
       stopped_at_(std::chrono::steady_clock::now()) {
   try {
@@ -116,7 +118,7 @@ void StoppedProcess::attach_new_threads() {
     thread.tid = tid;
     if (const auto slept = sleeps_.find(tid); slept != sleeps_.end()) thread.sleep = slept->second;
     if (threads_.empty()) stopped_at_ = std::chrono::steady_clock::now();
-    if (const int error = try_seize(tid, PTRACE_O_TRACESYSGOOD); error != 0) {
+    if (const int error = try_seize(tid, options_); error != 0) {
       if (error == ESRCH && tid != pid_) continue;  // ended between readdir and here
       refuse_seize(tid, error);
     }

@@ -44,6 +44,8 @@ class StoppedProcess {
   /// The signal of a group-stop the process is in; 0: it was running.
   int stop_signal() const { return stop_signal_; }
   std::chrono::steady_clock::time_point stopped_at() const { return stopped_at_; }
+  /// Of ptrace(2), with which every thread is traced.
+  unsigned options() const { return options_; }
 
   /// Lets threads run for a moment and stops them again until none is between `start` and `end`
   /// (the vDSO), where it must not be captured. Throws Refusal(cannot_trace) when one never comes
@@ -58,6 +60,7 @@ class StoppedProcess {
 
   pid_t pid_;
   const std::function<bool()>& interrupted_;
+  const unsigned options_;
   std::vector<StoppedThread> threads_;
   int stop_signal_ = 0;
   bool attached_ = true;

@@ -5,7 +5,6 @@
 #include <fmt/format.h>
 #include <linux/rseq.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -16,7 +15,9 @@
 
 #include "base/error.h"
 #include "tracer/proc_text.h"
+#include "tracer/process_state.h"
 #include "tracer/ptrace.h"
+#include "tracer/thread_attributes.h"
 
 namespace rfork::tracer {
 
@@ -33,22 +34,10 @@ uint64_t hex(const std::string& text) {
   return std::stoull(text, nullptr, 16);
 }
 
-struct ThreadStatus {
-  int32_t inner_tid = 0;
-  std::string name;
-  uint64_t pending = 0;  // of the thread and the process
-};
-
-ThreadStatus read_thread_status(pid_t pid, pid_t tid) {
-  const auto status = parse_status(read_file(fmt::format("/proc/{}/task/{}/status", pid, tid)));
-  ThreadStatus result;
-  const std::string& ids = status.at("NSpid");
-  result.inner_tid = std::stoi(ids.substr(ids.find_last_of('\t') + 1));
-  result.pending = hex(status.at("SigPnd")) | hex(status.at("ShdPnd"));
+std::string read_name(pid_t pid, pid_t tid) {
   std::string name = read_file(fmt::format("/proc/{}/task/{}/comm", pid, tid));
   if (!name.empty() && name.back() == '\n') name.pop_back();
-  result.name = name;
-  return result;
+  return name;
 }
 
 void read_robust_list(pid_t tid, image::Thread& thread) {
@@ -62,8 +51,9 @@ void read_robust_list(pid_t tid, image::Thread& thread) {
 }
 
 // What only the thread itself can ask.
-void ask_thread(image::Thread& thread, const StoppedThread& stopped, const ProcessMemory& memory,
+void ask_thread(CapturedThread& captured, const StoppedThread& stopped, const ProcessMemory& memory,
                 const InjectionSite& site, const user_regs_struct& going_on) {
+  image::Thread& thread = captured.thread;
   RemoteSyscalls calls(stopped, memory, site, going_on);
   calls.prepare();
   const std::string subject = fmt::format("in tid {}", stopped.tid);
@@ -84,6 +74,10 @@ void ask_thread(image::Thread& thread, const StoppedThread& stopped, const Proce
     throw Error("prctl(PR_GET_TID_ADDRESS)", static_cast<int>(-result), subject);
   }
   thread.clear_child_tid = memory.read_value<uint64_t>(calls.scratch());
+  ask_settings(calls, memory, thread);
+  // They mean nothing to who has no capability, and each call lengthens the pause.
+  const bool matter = stopped.tid == memory.pid() || captured.credentials.cap_permitted != 0;
+  if (matter) captured.credentials.securebits = ask_securebits(calls);
 }
 
 }  // namespace
@@ -104,18 +98,32 @@ void abort_rseq_section(StoppedThread& thread, const ProcessMemory& memory) {
 }
 
 CapturedThread capture_thread(pid_t pid, StoppedThread& stopped, const ProcessMemory& memory,
-                              const InjectionSite& site) {
+                              const InjectionSite& site, bool passes_filters) {
   CapturedThread result;
   image::Thread& thread = result.thread;
-  const ThreadStatus status = read_thread_status(pid, stopped.tid);
-  thread.tid = status.inner_tid;
-  thread.name = status.name;
+  const auto status =
+      parse_status(read_file(fmt::format("/proc/{}/task/{}/status", pid, stopped.tid)));
+  const std::string& ids = status.at("NSpid");
+  thread.tid = std::stoi(ids.substr(ids.find_last_of('\t') + 1));
+  thread.name = read_name(pid, stopped.tid);
+  result.credentials = read_credentials(status);
+  thread.no_new_privs = status.at("NoNewPrivs") == "1";
+  if (const auto mode = status.find("Seccomp"); mode != status.end())
+    thread.seccomp_mode = std::stoi(mode->second);
+  if (thread.seccomp_mode != 0 && !passes_filters) {
+    throw Refusal(Failure::cannot_carry,
+                  fmt::format("thread {} has just come under seccomp", stopped.tid), "try again");
+  }
   thread.signal_mask = signal_mask(stopped.tid);
 
-  const bool signal_waits = (status.pending & ~thread.signal_mask) != 0;
+  const uint64_t pending = hex(status.at("SigPnd")) | hex(status.at("ShdPnd"));
+  const bool signal_waits = (pending & ~thread.signal_mask) != 0;
   const bool measured = stopped.sleep && slept_until_stopped(pid, stopped.tid, *stopped.sleep);
   const int64_t slept_ns = measured ? stopped.sleep->slept_ns : 0;
   GoingOn going_on = after_interruption(stopped, memory, slept_ns, signal_waits);
+  // A filter may not know restart_syscall(2), which the kernel would make there.
+  const bool restarts = stopped.registers.orig_rax == SYS_restart_syscall;
+  if (thread.seccomp_mode != 0 && going_on.again && !restarts) going_on.at_origin_too = true;
   if (going_on.at_origin_too) {
     if (going_on.patch) memory.try_write(going_on.patch->address, going_on.patch->bytes);
     set_registers(stopped.tid, going_on.registers);
@@ -130,8 +138,8 @@ CapturedThread capture_thread(pid_t pid, StoppedThread& stopped, const ProcessMe
   thread.rseq = rseq_configuration(stopped.tid);
   read_robust_list(stopped.tid, thread);
   thread.pending = pending_signals(stopped.tid, false);
-  thread.nice = ::getpriority(PRIO_PROCESS, static_cast<id_t>(stopped.tid));
-  ask_thread(thread, stopped, memory, site, going_on.registers);
+  read_attributes(pid, stopped.tid, status, thread);
+  ask_thread(result, stopped, memory, site, going_on.registers);
   return result;
 }
 

@@ -17,12 +17,14 @@ void abort_rseq_section(StoppedThread& thread, const ProcessMemory& memory);
 struct CapturedThread {
   image::Thread thread;
   std::optional<image::MemoryPatch> patch;
+  image::Credentials credentials;  ///< without the user's name
 };
 
-/// Reads the state of `thread`. Alternate stack and clear_child_tid, which nothing outside can
-/// read, by two injected calls. A call that gave EINTR because of us is wound back at the origin
-/// too.
+/// Reads the state of `thread`. Alternate stack, clear_child_tid and what it has set with prctl(2),
+/// which nothing outside can read, by injected calls, which pass seccomp filters or are not made:
+/// Refusal(cannot_carry). A call that gave EINTR because of us is wound
+/// back at the origin too.
 CapturedThread capture_thread(pid_t pid, StoppedThread& thread, const ProcessMemory& memory,
-                              const InjectionSite& site);
+                              const InjectionSite& site, bool passes_filters);
 
 }  // namespace rfork::tracer

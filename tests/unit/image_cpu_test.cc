@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "image/host.h"
+#include "image/privileges.h"
 #include "image_samples.h"
 
 using namespace rfork;
@@ -78,12 +79,36 @@ TEST_CASE("architecture, page size and abilities are named, each on a line") {
   CHECK_THAT(lines[6], Contains("telepathy"));
 }
 
+TEST_CASE("privileges are compared by what they reach") {
+  const std::vector<std::string> here{"nice:-5", "oom_score_adj:0", "realtime:10"};
+  CHECK(fulfils(here, "nice:-5"));
+  CHECK_FALSE(fulfils(here, "nice:-6"));
+  CHECK(fulfils(here, "realtime:9"));
+  CHECK_FALSE(fulfils(here, "realtime:11"));
+  CHECK(fulfils(here, "oom_score_adj:3"));
+  CHECK_FALSE(fulfils(here, "oom_score_adj:-1"));
+  CHECK_FALSE(fulfils(here, "securebits"));
+  Host bare = needs().host;
+  Needs more = needs();
+  more.abilities = {"mm_map", "nice:-1", "realtime:50", "securebits"};
+  const auto lines = lines_of(more, bare);
+  REQUIRE(lines.size() == 3);
+  for (const std::string& line : lines) CHECK_THAT(line, Contains("--drop-attributes"));
+  CHECK_THAT(lines[1], Contains("real-time priority 50") && Contains("CAP_SYS_NICE"));
+  CHECK(lines_of(more, bare, {.drop_attributes = true}).empty());
+}
+
 TEST_CASE("needs come from what the process has") {
   Snapshot snapshot = samples::rich_snapshot();
-  std::vector<std::string> expected{"hugetlb:2097152", "mm_map", "rseq"};
+  std::vector<std::string> expected{"hugetlb:2097152", "mm_map", "nice:-5", "oom_score_adj:-17",
+                                    "rseq"};
   CHECK(needs_of(snapshot).abilities == expected);
+  Snapshot lenient = snapshot;
+  lenient.drop_attributes = true;
+  CHECK(needs_of(lenient).abilities ==
+        std::vector<std::string>{"hugetlb:2097152", "mm_map", "rseq"});
   snapshot.processes[0].mappings[3].protection |= PROT_EXEC;
-  expected = {"hugetlb:2097152", "memfd_exec", "mm_map", "rseq"};
+  expected = {"hugetlb:2097152", "memfd_exec", "mm_map", "nice:-5", "oom_score_adj:-17", "rseq"};
   CHECK(needs_of(snapshot).abilities == expected);
   Snapshot small = samples::small_snapshot();
   small.processes[0].mappings[0].range = {uint64_t{1} << 50, (uint64_t{1} << 50) + 4096};

@@ -135,18 +135,37 @@ TEST_CASE("the trailer wants all page data") {
 
 TEST_CASE("what images of version 1 got later comes back too") {
   Snapshot snapshot = samples::rich_snapshot();
-  snapshot.processes[0].threads[0].waits = true;
-  snapshot.processes[0].protection_keys = 1u << 3 | 1u << 15;
-  snapshot.processes[0].lock_future = 2;
   Mapping& mapping = snapshot.processes[0].mappings.front();
   mapping.guards = {{mapping.range.start, mapping.range.start + 4096}};
   mapping.protection_key = 15;
   mapping.sealed = true;
+  snapshot.drop_attributes = true;
+  Process& process = snapshot.processes[0];
+  process.protection_keys = 1u << 3 | 1u << 15;
+  process.lock_future = 2;
+  process.posix_timers = {{3, 1, 0, 0, 14, 0x1234567890abcdef, 0, 5, 7, 0},
+                          {9, -2, 4243, 4, 35, 1, 4242, 0, 0, 8}};
+  process.settings = {true, 3, 1, true, 0x15, 0x14};
+  process.seccomp_filters = {{samples::noise(16, 7), true}, {samples::noise(8, 8), false}};
+  process.credentials.securebits = 0x2f;
+  Thread& thread = process.threads[0];
+  thread.waits = true;
+  thread.scheduling = {6, 1, 0, 10, 20, 30};
+  thread.cpus = {0, 3, 200};
+  thread.io_priority = 3 << 13;
+  thread.settings = {50'000, 9, 2, 8, 4};
+  thread.credentials = process.credentials;
+  thread.no_new_privs = true;
+  thread.seccomp_mode = 2;
+  thread.seccomp_filters = {1, 0};
   Description& relayed = snapshot.descriptions.front();
   relayed.locks = {{FileLock::Kind::posix, true, 5, 100}, {FileLock::Kind::flock, false, 0, 0}};
   relayed.relay = Description::RelayType::terminal;
   relayed.terminal_modes = samples::noise(44, 3);
   relayed.window_size = samples::noise(8, 4);
+  relayed.owner_type = 1;
+  relayed.owner = 4242;
+  relayed.owner_signal = 35;
   Description events{.id = 90, .kind = Description::Kind::epoll};
   events.watches = {{4, 1, 0x1234567890abcdef}, {5, 1u << 30, 7}};
   events.timer = {1, 1, 5, 7, 9};

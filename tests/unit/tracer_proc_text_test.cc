@@ -3,9 +3,12 @@
 #include <sys/sysmacros.h>
 
 #include <catch2/catch.hpp>
+#include <csignal>
 #include <stdexcept>
 
+#include "tracer/posix_timers.h"
 #include "tracer/proc_text.h"
+#include "tracer/thread_attributes.h"
 
 using namespace rfork;
 using namespace rfork::tracer;
@@ -94,4 +97,44 @@ TEST_CASE("values of fdinfo and sched") {
   CHECK(value_of("pos:\t17\nflags:\t0100002\n", "flags") == "0100002");
   CHECK(value_of("se.exec_start      :     12.5\nnr_switches   :   7\n", "nr_switches") == "7");
   CHECK_FALSE(value_of("pos:\t17\n", "mnt_id").has_value());
+}
+
+TEST_CASE("POSIX timers are listed by id, with whom they signal") {
+  const auto timers = parse_timers(
+      "ID: 16\nsignal: 39/1234567800000027\nnotify: signal/tid.23857\nClockID: 1\n"
+      "ID: 3\nsignal: 0/0000000000000000\nnotify: none/pid.23855\nClockID: -190842\n");
+  REQUIRE(timers.size() == 2);
+  CHECK(timers[0].id == 3);
+  CHECK(timers[0].notify == SIGEV_NONE);
+  CHECK(clock_owner(timers[0].clock).id == 23855);
+  CHECK(clock_owner(timers[0].clock).thread);
+  CHECK(own_clock(timers[0].clock) == -2);
+  CHECK(timers[1].signal == 39);
+  CHECK(timers[1].value == 0x1234567800000027);
+  CHECK(timers[1].notify == (SIGEV_SIGNAL | SIGEV_THREAD_ID));
+  CHECK(timers[1].thread == 23857);
+  CHECK(timers[1].clock == 1);
+  CHECK(parse_timers("").empty());
+  for (const char* text :
+       {"ID: x\n", "ClockID: 1\n", "ID: 1\nsignal: 1\n", "ID: 1\nnotify: odd/pid.1\n"}) {
+    CHECK_THROWS_AS(parse_timers(text), std::invalid_argument);
+  }
+}
+
+TEST_CASE("a timer on the clock of another process is named") {
+  std::vector<Reason> reasons;
+  image::PosixTimer timer{.id = 5, .clock = static_cast<int32_t>(~42u << 3 | 2)};
+  find_timer_obstacles({timer}, {42, 43}, reasons);
+  CHECK(reasons.empty());
+  find_timer_obstacles({timer}, {43}, reasons);
+  REQUIRE(reasons.size() == 1);
+  CHECK(reasons[0].what.find("process 42") != std::string::npos);
+}
+
+TEST_CASE("lists of CPUs") {
+  CHECK(parse_cpu_list("0-2,8\n") == std::vector<uint32_t>{0, 1, 2, 8});
+  CHECK(parse_cpu_list("").empty());
+  for (const char* text : {"a", "1-", "3-1", "0-99999999", "1 2"}) {
+    CHECK_THROWS_AS(parse_cpu_list(text), std::invalid_argument);
+  }
 }

@@ -47,7 +47,28 @@ enum class OpKind : uint16_t {
                     // ignored
   await_populated,  // waits for that process's end
   use_amx,          // makes the kernel give this thread room for AMX tiles
+  note_tid,         // [0] address where the caller's tid is written
+  make_timer,       // [0] address of a Timer: timer_create until it has its id
+  start_timer,      // [0] address of a Timer that is made
+  set_owner,        // [0] descriptor, [1] F_OWNER_*, [2] address of a tid; or 0: the process, or
+                    // its group
 };
+
+/// A timer of timer_create(2) as it is to be.
+struct Timer {
+  int32_t id;
+  int32_t clock;
+  uint64_t clock_tid;   // address of the tid whose CPU time it counts, or 0
+  uint64_t notify_tid;  // address of the tid that gets its signal, or 0
+  struct Event {        // struct sigevent
+    uint64_t value;
+    int32_t signal, notify, tid, unused[11];
+  } event;
+  int64_t value_ns, interval_ns;
+  int32_t overrun;  // of a signal that the process has taken already; 0: none to be made up
+  int32_t pending;  // its signal is in the queue
+};
+static_assert(sizeof(Timer::Event) == 64);
 
 enum class Rule : uint8_t {
   exact,         // the result must be `expected`

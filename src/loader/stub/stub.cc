@@ -20,6 +20,8 @@
 #include "stream.h"
 #include "syscall_x86_64.h"
 #include "talk.h"
+#include "thread_ids.h"
+#include "timers.h"
 
 namespace rfork::stub {
 
@@ -45,43 +47,6 @@ void wait_futex(volatile uint32_t* word, uint32_t value) {
 
 void wake_futex(volatile uint32_t* word) {
   system_call(SYS_futex, reinterpret_cast<uint64_t>(word), FUTEX_WAKE, INT32_MAX);
-}
-
-// --- thread ids kept in memory ---
-
-void replace_tid(uint64_t address, uint32_t old_tid) {
-  auto* word = reinterpret_cast<volatile uint32_t*>(address);
-  if (*word == old_tid) *word = static_cast<uint32_t>(system_call(SYS_gettid));
-}
-
-/// Owners in the futex words of a robust list (linux/futex.h: struct robust_list_head). The list is
-/// the program's own, so it is followed only as far as a kernel would (ROBUST_LIST_LIMIT).
-void replace_robust_owners(uint64_t head, uint32_t old_tid) {
-  struct Entry {
-    Entry* next;
-  };
-  struct Head {
-    Entry list;
-    long futex_offset;
-    Entry* pending;
-  };
-  auto* list = reinterpret_cast<Head*>(head);
-  const uint32_t own = static_cast<uint32_t>(system_call(SYS_gettid));
-  const auto fix = [&](Entry* entry) {
-    const uint64_t untagged = reinterpret_cast<uint64_t>(entry) & ~1ul;  // bit 0: a PI futex
-    auto* word =
-        reinterpret_cast<volatile uint32_t*>(untagged + static_cast<uint64_t>(list->futex_offset));
-    if ((*word & FUTEX_TID_MASK) == old_tid) *word = (*word & ~FUTEX_TID_MASK) | own;
-  };
-  Entry* entry = list->list.next;
-  for (int i = 0; i < ROBUST_LIST_LIMIT; ++i) {
-    Entry* plain = reinterpret_cast<Entry*>(reinterpret_cast<uint64_t>(entry) & ~1ul);
-    if (plain == &list->list || plain == nullptr) break;
-    Entry* next = plain->next;
-    fix(entry);
-    entry = next;
-  }
-  if (list->pending != nullptr) fix(list->pending);
 }
 
 // --- operations ---
@@ -259,6 +224,15 @@ long step(Walker& walker, const Op& op) {
     case OpKind::use_amx:
       rfork_stub_use_amx();
       return 0;
+    case OpKind::note_tid:
+      note_tid(a[0]);
+      return 0;
+    case OpKind::make_timer:
+      return make_timer(*reinterpret_cast<const Timer*>(a[0]));
+    case OpKind::set_owner:
+      return set_owner(a[0], a[1], a[2], header->own_pid);
+    case OpKind::start_timer:
+      return start_timer(*reinterpret_cast<const Timer*>(a[0]));
   }
   return -ENOSYS;
 }

@@ -1,0 +1,64 @@
+#!/usr/bin/python3
+"""What needs a privilege that the restorer lacks: attributes.py refused|dropped
+
+Root's process with real-time threads and the like, restored by an ordinary user: refused by name; with
+--drop-attributes, of either side, it goes on without, and that is said.
+"""
+
+import os
+import sys
+
+import harness
+from harness import REFUSED, expect
+
+AS_USER = ["setpriv", f"--reuid={harness.ORDINARY}", f"--regid={harness.ORDINARY}", "--clear-groups"]
+LACKS = ["the nice value -4", "SCHED_DEADLINE", "IOPRIO_CLASS_RT", "real-time priority 7"]
+
+
+def image_of_root(world, *options):
+    if not world.root:
+        raise harness.Skip("only root can have such attributes")
+    target = world.target("process_scheduling")
+    image = world.folder / "image.rfork"
+    world.trace(target.real_pid, *options, "-o", image).expect(0)
+    image.chmod(0o644)
+    world.folder.chmod(0o755)
+    return target, image
+
+
+def finish(world, target):
+    world.go()
+    target.wait().expect(0, out="ok\n")
+
+
+def refused(world):
+    target, image = image_of_root(world)
+    said = world.run([*AS_USER, world.program("rfork-run"), image])
+    expect(said.code == REFUSED and all(word in said.err for word in LACKS), f"{said}")
+    expect(said.err.count("--drop-attributes") == len(LACKS), f"{said}")
+    finish(world, target)
+
+
+def dropped(world):
+    target, image = image_of_root(world)
+    goes_on(world, image, "--drop-attributes")
+    finish(world, target)
+    os.remove(world.folder / "go")
+    target, image = image_of_root(world, "--drop-attributes")
+    goes_on(world, image)
+    finish(world, target)
+
+
+def goes_on(world, image, *options):
+    run = [*AS_USER, world.program("rfork-run"), "-d", "--json", *options, image]
+    result = world.run(run).expect(0).json()
+    for word in LACKS:
+        expect(any(word in line for line in result["warnings"]), f"no word of {word}: {result}")
+    threads = os.listdir(f"/proc/{result['pid']}/task")
+    policies = {os.sched_getscheduler(int(tid)) & ~os.SCHED_RESET_ON_FORK for tid in threads}
+    expect(policies == {os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_IDLE}, f"policies: {policies}")
+    os.kill(result["pid"], 9)
+
+
+if __name__ == "__main__":
+    harness.main({"refused": refused, "dropped": dropped}[sys.argv[1]])
