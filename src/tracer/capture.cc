@@ -92,7 +92,7 @@ void Capture::State::read_process_wide(image::Process& process, const std::vecto
   std::memcpy(&going_on, process.threads.front().registers.data(), sizeof going_on);
   RemoteSyscalls calls(main_thread, original, *site, going_on);
   ask_timers(calls, original, process);
-  if (!options.move) copy = ForkedCopy::make(calls, pid, *site);
+  if (!options.move || options.glance) copy = ForkedCopy::make(calls, pid, *site);
   if (copy) {
     const auto copied = parse_maps(read_file(fmt::format("/proc/{}/maps", copy->pid())));
     if (fork_would_lose(maps, copied, examination.not_forked)) copy.reset();
@@ -130,7 +130,7 @@ void Capture::State::take_stock(const std::vector<MapsLine>& maps,
 }
 
 void Capture::State::read_early_pieces() {
-  if (options.move || !copy || padded_total(pieces) > kEarlyReadLimit) return;
+  if (options.move || options.glance || !copy || padded_total(pieces) > kEarlyReadLimit) return;
   early.resize(padded_total(pieces));
   std::span<std::byte> rest(early);
   for (const Piece& piece : pieces) {
@@ -198,7 +198,7 @@ Capture::Capture(const Examination& examination, const Options& options,
   state.take_stock(maps, present);
   state.check_interrupted();
   state.read_early_pieces();
-  if (state.read_early) state.let_go();
+  if (state.read_early || (options.glance && state.copy)) state.let_go();
   if (state.copy) {
     state.describe_copy(process);
   } else {
@@ -206,6 +206,7 @@ Capture::Capture(const Examination& examination, const Options& options,
     state.site->remove(state.pid);
   }
   state.assemble(std::move(process));
+  if (options.glance) state.let_go();
 }
 
 Capture::~Capture() {
