@@ -1,37 +1,23 @@
 #include "tools/kernel_words.h"
 
 #include <fcntl.h>
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
 
 #include <array>
 #include <csignal>
 #include <cstring>
+#include <ctime>
 #include <span>
 
+#include "base/text.h"
 #include "image/model.h"
+#include "tools/words.h"
 
 namespace rfork::tools {
 
 namespace {
-
-struct Word {
-  uint64_t bit;
-  const char* name;
-};
-
-/// The names of the bits that are set; what has no name as a number.
-std::string words_of(uint64_t flags, std::span<const Word> words, const char* between) {
-  std::string text;
-  const auto add = [&](const std::string& word) { text += (text.empty() ? "" : between) + word; };
-  for (const Word& word : words) {
-    if ((flags & word.bit) != word.bit) continue;
-    add(word.name);
-    flags &= ~word.bit;
-  }
-  if (flags != 0) add(fmt::format("{:#x}", flags));
-  return text;
-}
 
 // O_SYNC contains O_DSYNC, O_TMPFILE contains O_DIRECTORY: the larger first.
 constexpr Word kOpenFlags[] = {
@@ -44,7 +30,8 @@ constexpr Word kOpenFlags[] = {
 constexpr Word kActionFlags[] = {
     {SA_NOCLDSTOP, "SA_NOCLDSTOP"}, {SA_NOCLDWAIT, "SA_NOCLDWAIT"}, {SA_SIGINFO, "SA_SIGINFO"},
     {0x04000000, "SA_RESTORER"},    {SA_ONSTACK, "SA_ONSTACK"},     {SA_RESTART, "SA_RESTART"},
-    {SA_NODEFER, "SA_NODEFER"},     {0x80000000u, "SA_RESETHAND"},
+    {SA_NODEFER, "SA_NODEFER"},     {0x80000000u, "SA_RESETHAND"},  {0x400, "SA_UNSUPPORTED"},
+    {0x800, "SA_EXPOSE_TAGBITS"},
 };
 
 using image::Mapping;
@@ -62,6 +49,25 @@ constexpr Word kAdvice[] = {
 };
 
 }  // namespace
+
+std::string bit_words(uint64_t flags, std::span<const Word> words, const char* between) {
+  std::string text;
+  const auto add = [&](const std::string& word) { text += (text.empty() ? "" : between) + word; };
+  for (const Word& word : words) {
+    if ((flags & word.value) != word.value) continue;
+    add(word.name);
+    flags &= ~word.value;
+  }
+  if (flags != 0) add(fmt::format("{:#x}", flags));
+  return text;
+}
+
+std::string value_word(uint64_t value, std::span<const Word> words) {
+  for (const Word& word : words) {
+    if (word.value == value) return word.name;
+  }
+  return fmt::format("{:#x}", value);
+}
 
 std::string signal_word(int signal) {
   // The kernel's first real-time signal is 32; libc keeps two for itself and calls 34 SIGRTMIN.
@@ -81,13 +87,13 @@ std::string signal_set_words(uint64_t set) {
 }
 
 std::string action_flag_words(uint64_t flags) {
-  return words_of(flags, kActionFlags, "|");
+  return bit_words(flags, kActionFlags);
 }
 
 std::string open_flag_words(int32_t flags) {
   constexpr std::array kModes{"O_RDONLY", "O_WRONLY", "O_RDWR", "O_ACCMODE"};
   std::string text = kModes[static_cast<size_t>(flags & O_ACCMODE)];
-  const std::string rest = words_of(static_cast<uint32_t>(flags & ~O_ACCMODE), kOpenFlags, "|");
+  const std::string rest = bit_words(static_cast<uint32_t>(flags & ~O_ACCMODE), kOpenFlags, "|");
   return rest.empty() ? text : text + "|" + rest;
 }
 
@@ -97,7 +103,7 @@ std::string protection_word(uint32_t protection, bool shared) {
 }
 
 std::string advice_words(uint32_t advice) {
-  return words_of(advice, kAdvice, " ");
+  return bit_words(advice, kAdvice, " ");
 }
 
 std::string limit_word(size_t limit) {
@@ -106,6 +112,26 @@ std::string limit_word(size_t limit) {
                               "MSGQUEUE", "NICE",   "RTPRIO",  "RTTIME"};
   return limit < kNames.size() ? fmt::format("RLIMIT_{}", kNames[limit])
                                : fmt::format("limit {}", limit);
+}
+
+std::string utc_words(int64_t realtime_ns) {
+  const time_t seconds = realtime_ns / 1'000'000'000;
+  std::tm broken{};
+  if (::gmtime_r(&seconds, &broken) == nullptr) return "at an unknown time";
+  return fmt::format("{:%Y-%m-%d %H:%M:%S} UTC", broken);
+}
+
+std::string duration_words(int64_t nanoseconds) {
+  if (nanoseconds >= 0) return human_duration_ns(nanoseconds);
+  return "-" + human_duration_ns(nanoseconds == INT64_MIN ? INT64_MAX : -nanoseconds);
+}
+
+std::string map_flag_words(bool shared, bool grows_down, bool no_reserve, uint64_t huge_page_size) {
+  std::string text = shared ? "MAP_SHARED" : "MAP_PRIVATE";
+  if (grows_down) text += "|MAP_GROWSDOWN";
+  if (no_reserve) text += "|MAP_NORESERVE";
+  if (huge_page_size != 0) text += fmt::format("|MAP_HUGETLB of {}", human_bytes(huge_page_size));
+  return text;
 }
 
 std::string plain(const std::string& text) {
