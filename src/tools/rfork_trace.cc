@@ -81,7 +81,7 @@ void add_options(CLI::App& app, Arguments& arguments) {
   app.add_option("-o,--output", arguments.output,
                  "Write an image to this file instead (-: standard output)");
   app.add_flag("--check", arguments.check,
-               "Only say what would be carried, changed and refused; HOST and -o may be left out");
+               "Do nothing, say what would be carried, changed and refused");
   app.add_flag("--exec", arguments.exec,
                "With -o: the file runs by itself, on hosts without rfork too");
   app.add_flag("--move", arguments.move,
