@@ -17,6 +17,7 @@ class Check {
  public:
   Check(pid_t pid, const CheckOptions& options) : options_(options) {
     report_.pid = pid;
+    report_.ghost = options.send.ghost;
     options_.send.capture.glance = true;
   }
 

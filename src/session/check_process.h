@@ -32,6 +32,7 @@ struct CheckReport {
   uint64_t resident_bytes = 0;
   uint64_t image_bytes = 0;           ///< of the image; 0 unless `stopped`
   uint64_t memory_bytes = 0;          ///< of it, private memory
+  bool ghost = false;                 ///< its pid would stay here, for its parent
   std::vector<std::string> losses;    ///< what an option gave up, in the words of its refusal
   std::set<int> dropped_fds;          ///< that are open
   std::vector<std::string> warnings;  ///< of the destination: what is different there
@@ -41,7 +42,7 @@ struct CheckReport {
   bool pid_kept = false, pid_namespace = false;
 };
 
-/// Throws what concerns the command line only; all else is in the report.
+/// Throws Refusal(interrupted) only: all else is in the report.
 CheckReport check_process(pid_t pid, const CheckOptions& options);
 
 }  // namespace rfork::session

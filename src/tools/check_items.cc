@@ -186,6 +186,10 @@ void Items::add_descriptors() {
 }
 
 void Items::add_differences() {
+  if (report_.ghost) {
+    add(Fate::relayed,
+        fmt::format("signals to pid {}, its stops and its end: a ghost stays here", report_.pid));
+  }
   if (report_.pid_known && !report_.pid_kept) {
     add(Fate::changed, fmt::format("pid {} becomes another", snapshot_.processes[0].pid));
   }

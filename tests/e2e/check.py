@@ -204,6 +204,7 @@ def fates(world):
     moved = world.trace("--check", "--move", "--json", target.real_pid, daemon.address, key=daemon.key)
     said = moved.expect(0).json()
     expect(any(1 in item["descriptors"] for item in said["relayed"]), f"its output isn't relayed: {said}")
+    expect(any("ghost" in item["what"] for item in said["relayed"]), f"no word of the ghost: {said}")
     alone = world.trace("--check", "--move", "--no-ghost", "--json", target.real_pid, daemon.address, key=daemon.key)
     expect(any(1 in item["descriptors"] for item in alone.expect(0).json()["changed"]), f"{alone}")
     expect(daemon.children() == [], "a check left a child")
