@@ -45,7 +45,7 @@ class Items {
 
  private:
   void add(Fate fate, std::string what, std::vector<int> descriptors = {}) {
-    items_.push_back({fate, std::move(descriptors), std::move(what)});
+    items_.push_back({fate, std::move(descriptors), std::move(what), {}});
   }
   void add_description(const Description& description, std::vector<int> descriptors);
   std::string stands_in(const std::vector<int>& descriptors) const;
@@ -95,19 +95,22 @@ void Items::add_process() {
 void Items::add_mapped_files() {
   const image::Process& process = snapshot_.processes[0];
   const auto carried = carried_files(snapshot_);
-  std::set<uint32_t> there, travelling;
-  const auto sort = [&](uint32_t file) {
-    (carried.contains(file) ? travelling : there).insert(file);
+  std::set<std::string> there, travelling;
+  const auto sort = [&](uint32_t id) {
+    const image::File* file = image::find_id(snapshot_.files, id);
+    if (file != nullptr) (carried.contains(id) ? travelling : there).insert(visible(file->path));
   };
   for (const Mapping& mapping : process.mappings) {
     if (mapping.kind == Mapping::Kind::file) sort(mapping.backing);
   }
   if (!process.executable_deleted) sort(process.executable);
-  const auto say = [&](Fate fate, size_t count, const char* more) {
-    if (count > 0) add(fate, counted(count, "mapped file", "mapped files") + more);
+  const auto say = [&](Fate fate, const std::set<std::string>& files, const char* more) {
+    if (files.empty()) return;
+    add(fate, counted(files.size(), "mapped file", "mapped files") + more);
+    items_.back().files.assign(files.begin(), files.end());
   };
-  say(Fate::reopened, there.size(), "");
-  say(into_file_ ? Fate::carried : Fate::fetched, travelling.size(), ", as far as mapped");
+  say(Fate::reopened, there, "");
+  say(into_file_ ? Fate::carried : Fate::fetched, travelling, ", as far as mapped");
 }
 
 std::string Items::stands_in(const std::vector<int>& descriptors) const {

@@ -22,6 +22,7 @@ struct CheckItem {
   Fate fate = Fate::carried;
   std::vector<int> descriptors;  ///< may be empty
   std::string what;
+  std::vector<std::string> files;  ///< that it counts
 };
 
 /// In the order of Fate, and of descriptors.

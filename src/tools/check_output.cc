@@ -62,6 +62,13 @@ void add_reasons(std::string& out, const Outcome& refusal) {
   }
 }
 
+/// The files that have to travel, if they are few: they may be wanted there anyway.
+std::string names_in(const CheckItem& item) {
+  constexpr size_t kFew = 4;
+  if (item.fate != Fate::fetched || item.files.empty() || item.files.size() > kFew) return "";
+  return fmt::format(": {}", fmt::join(item.files, ", "));
+}
+
 void add_items(std::string& out, const std::vector<CheckItem>& items) {
   size_t widest = 0;
   std::vector<std::string> numbers;
@@ -75,7 +82,7 @@ void add_items(std::string& out, const std::vector<CheckItem>& items) {
     std::string head = label_of(word == std::string_view(last) ? "" : word);
     last = word;
     if (!numbers[i].empty()) head += fmt::format("{:<{}}  ", numbers[i], widest);
-    add_wrapped(out, head, items[i].what);
+    add_wrapped(out, head, items[i].what + names_in(items[i]));
   }
 }
 
@@ -128,7 +135,9 @@ json check_json(const CheckReport& report, const CheckQuestion& question) {
     out[name_of(fate)] = json::array();
   }
   for (const CheckItem& item : items_of(report, question.into_file)) {
-    out[name_of(item.fate)].push_back({{"descriptors", item.descriptors}, {"what", item.what}});
+    json entry = {{"descriptors", item.descriptors}, {"what", item.what}};
+    if (!item.files.empty()) entry["files"] = item.files;
+    out[name_of(item.fate)].push_back(std::move(entry));
   }
   out["paused_ns"] = report.stopped ? json(report.paused_ns) : json(nullptr);
   out["image_bytes"] = report.stopped ? json(report.image_bytes) : json(nullptr);

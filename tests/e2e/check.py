@@ -207,6 +207,8 @@ def fates(world):
     expect(any("ghost" in item["what"] for item in said["relayed"]), f"no word of the ghost: {said}")
     alone = world.trace("--check", "--move", "--no-ghost", "--json", target.real_pid, daemon.address, key=daemon.key)
     expect(any(1 in item["descriptors"] for item in alone.expect(0).json()["changed"]), f"{alone}")
+    mapped = [file for item in said["reopened"] for file in item.get("files", [])]
+    expect(any("libc.so" in file for file in mapped), f"libc isn't among the mapped files: {mapped}")
     expect(daemon.children() == [], "a check left a child")
     world.go()
     target.wait().expect(0, out="ok\n")
