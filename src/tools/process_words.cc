@@ -171,11 +171,16 @@ std::string personality_words(uint64_t personality) {
 
 std::string clock_word(int64_t clock) {
   if (clock >= 0) return value_word(static_cast<uint64_t>(clock), kClocks);
-  // include/linux/posix-timers.h: bit 2 is a thread's, the lowest two say which time is counted.
-  return fmt::format("CPU clock of a {}, {}", (clock & 4) != 0 ? "thread" : "process",
-                     (clock & 3) == 2   ? "CPUCLOCK_SCHED"
-                     : (clock & 3) == 1 ? "CPUCLOCK_VIRT"
-                                        : "CPUCLOCK_PROF");
+  // include/linux/posix-timers_types.h: the id from bit 3 on, inverted; bit 2 is a thread's; the
+  // lowest two say which time is counted.
+  const bool of_thread = (clock & 4) != 0;
+  const int64_t counted = clock & 3;
+  if (counted == 2 && clock >> 3 == -1)
+    return of_thread ? "CLOCK_THREAD_CPUTIME_ID" : "CLOCK_PROCESS_CPUTIME_ID";
+  return fmt::format("CPU clock of a {}, {}", of_thread ? "thread" : "process",
+                     counted == 2   ? "CPUCLOCK_SCHED"
+                     : counted == 1 ? "CPUCLOCK_VIRT"
+                                    : "CPUCLOCK_PROF");
 }
 
 std::string interval_timer_word(size_t which) {

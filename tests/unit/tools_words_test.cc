@@ -71,6 +71,13 @@ TEST_CASE("the longest name that a path ends with counts") {
   CHECK(!field_words("processes.threads.rseq.flags", 2));
 }
 
+TEST_CASE("clocks by name, those of CPU time too") {
+  CHECK(clock_word(CLOCK_BOOTTIME) == "CLOCK_BOOTTIME");
+  CHECK(clock_word(-6) == "CLOCK_PROCESS_CPUTIME_ID");
+  CHECK(clock_word(-2) == "CLOCK_THREAD_CPUTIME_ID");
+  CHECK(clock_word(-8) == "CPU clock of a process, CPUCLOCK_PROF");
+}
+
 TEST_CASE("capabilities by name") {
   constexpr uint64_t kAll = (uint64_t{1} << 41) - 1;
   CHECK(capability_words(kAll) == "all");
