@@ -5,6 +5,8 @@
 #include <cerrno>
 #include <cstdio>
 
+#include "base/outcome.h"
+
 namespace rfork {
 
 namespace {
@@ -81,17 +83,20 @@ Refusal::Refusal(Failure failure, std::string what, std::string advice)
 
 ProcessGone::ProcessGone(int pid) : pid_(pid), text_(fmt::format("process {} has ended", pid)) {}
 
-int report_failure(std::string_view program, const std::exception& error, bool json) {
-  Failure failure = Failure::internal;
-  std::vector<Reason> reasons{{error.what(), ""}};
+Outcome outcome_of(const std::exception& error) {
+  Outcome outcome{Failure::internal, {{error.what(), ""}}};
   if (const auto* refusal = dynamic_cast<const Refusal*>(&error)) {
-    failure = refusal->failure();
-    reasons = refusal->reasons();
+    outcome = {refusal->failure(), refusal->reasons()};
   } else if (const auto* failed = dynamic_cast<const Error*>(&error)) {
-    failure = failed->failure();
+    outcome.failure = failed->failure();
   } else if (dynamic_cast<const ProcessGone*>(&error) != nullptr) {
-    failure = Failure::cannot_trace;
+    outcome.failure = Failure::cannot_trace;
   }
+  return outcome;
+}
+
+int report_failure(std::string_view program, const std::exception& error, bool json) {
+  const auto [failure, reasons] = outcome_of(error);
   if (json) {
     std::string list;
     for (const Reason& reason : reasons) {

@@ -106,6 +106,11 @@ const std::vector<std::string>& Restore::warnings() const {
   return state_->findings_.warnings;
 }
 
+Restore::PidOutlook Restore::pid_outlook() const {
+  const Place& place = state_->places_.front();
+  return {place.keep_ids, place.keep_ids && place.pid_namespace};
+}
+
 void Restore::start() {
   state_->begin();
 }

@@ -94,6 +94,12 @@ class Restore {
   /// What is different here, and was accepted: one line each ("RLIMIT_NOFILE: hard limit 1048576
   /// can't be set here, 20000 stays"). Complete after the constructor.
   const std::vector<std::string>& warnings() const;
+  /// What the child's pid will be, if nobody takes it meanwhile.
+  struct PidOutlook {
+    bool kept = false;
+    bool in_namespace = false;  ///< of its own
+  };
+  PidOutlook pid_outlook() const;
 
   /// Forks the child and execs the stub in it.
   void start();

@@ -26,6 +26,10 @@ std::string_view name_of(FrameType type) {
       return "REFUSED";
     case FrameType::abort:
       return "ABORT";
+    case FrameType::check:
+      return "CHECK";
+    case FrameType::judgement:
+      return "JUDGEMENT";
     case FrameType::resolve:
       return "RESOLVE";
     case FrameType::resolution:
@@ -85,7 +89,7 @@ std::string_view name_of(FrameType type) {
 }
 
 std::optional<size_t> max_body(FrameType type) {
-  if (type == FrameType::offer) return kMaxOfferBody;
+  if (type == FrameType::offer || type == FrameType::check) return kMaxOfferBody;
   if (type == FrameType::data) return kMaxDataBody;
   if (type == FrameType::relay) return kMaxRelayBody;
   if (name_of(type) == "?") return std::nullopt;

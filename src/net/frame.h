@@ -29,6 +29,8 @@ enum class FrameType : uint8_t {
   running = 7,
   refused = 8,
   abort = 9,
+  check = 10,      ///< in the place of an offer: what would become of it?
+  judgement = 11,  ///< of a check: once of the offer, once of the image without its pages
   // Questions to a daemon, and what comes back.
   resolve = 16,
   resolution = 17,

@@ -106,17 +106,46 @@ uint64_t Destination::wire_bytes() const {
   return state_->link.wire_bytes();
 }
 
-Answer Destination::offer(const Offer& offer) {
+net::Frame Destination::ask(FrameType question, const Offer& offer, FrameType expected) {
   const Bytes body = encode(OfferMessage{state_->move_id, offer});
   if (body.size() > net::kMaxOfferBody) {
     throw Refusal(Failure::cannot_carry, "the process maps more files than an offer can name");
   }
-  state_->write(FrameType::offer, body, "the offer to be taken");
-  const net::Frame answer = state_->expect({FrameType::answer}, state_->endpoint.deadlines.answer,
-                                           "the answer to the offer");
-  Answer decoded = decode<Answer>(answer.body);
-  std::ranges::transform(decoded.warnings, decoded.warnings.begin(), visible);
-  return decoded;
+  state_->write(question, body, "the offer to be taken");
+  return state_->expect({expected}, state_->endpoint.deadlines.answer, "the answer to the offer");
+}
+
+Answer Destination::offer(const Offer& offer) {
+  Answer answer = decode<Answer>(ask(FrameType::offer, offer, FrameType::answer).body);
+  std::ranges::transform(answer.warnings, answer.warnings.begin(), visible);
+  return answer;
+}
+
+namespace {
+
+Judgement judgement_in(const net::Frame& frame) {
+  auto judgement = decode<Judgement>(frame.body);
+  std::ranges::transform(judgement.warnings, judgement.warnings.begin(), visible);
+  for (Reason& reason : judgement.reasons) {
+    reason = {visible(reason.what), visible(reason.advice)};
+  }
+  return judgement;
+}
+
+}  // namespace
+
+Judgement Destination::check(const Offer& offer) {
+  Judgement judgement = judgement_in(ask(FrameType::check, offer, FrameType::judgement));
+  state_->over = !judgement.goes_on;
+  return judgement;
+}
+
+Judgement Destination::judge_image() {
+  state_->write(FrameType::end, encode(EndMessage{state_->image_bytes}), "the image to be taken");
+  const net::Frame frame = state_->expect({FrameType::judgement}, state_->endpoint.deadlines.ready,
+                                          "a judgement of the image");
+  state_->over = true;
+  return judgement_in(frame);
 }
 
 void Destination::send(std::span<const std::byte> image_bytes) {

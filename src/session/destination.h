@@ -71,6 +71,10 @@ class Destination {
   std::string name() const;
 
   Answer offer(const Offer& offer);
+  /// In the place of offer(): nothing will be restored. If the judgement goes on, the image's
+  /// metadata may follow by send(), and then judge_image().
+  Judgement check(const Offer& offer);
+  Judgement judge_image();
   /// The next bytes of the image, front to back, in any split (64 KiB to 1 MiB are best). When the
   /// destination gives up in the middle this throws its reasons.
   void send(std::span<const std::byte> image_bytes);
@@ -92,6 +96,8 @@ class Destination {
 
  private:
   struct State;
+  net::Frame ask(net::FrameType question, const Offer& offer, net::FrameType expected);
+
   std::unique_ptr<State> state_;
 };
 

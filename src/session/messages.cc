@@ -71,6 +71,15 @@ void visit_members(auto& visit, Is<Answer> auto& x) {
   visit("warnings", x.warnings);
 }
 
+void visit_members(auto& visit, Is<Judgement> auto& x) {
+  visit("reasons", x.reasons);
+  visit("warnings", x.warnings);
+  visit("present_paths", x.present_paths);
+  visit("goes_on", x.goes_on);
+  visit("pid_kept", x.pid_kept);
+  visit("pid_namespace", x.pid_namespace);
+}
+
 void visit_members(auto& visit, Is<SignalMessage> auto& x) {
   visit("signal", x.signal);
 }
@@ -381,6 +390,8 @@ constexpr std::string_view kName<OfferMessage> = "OFFER";
 template <>
 constexpr std::string_view kName<Answer> = "ANSWER";
 template <>
+constexpr std::string_view kName<Judgement> = "JUDGEMENT";
+template <>
 constexpr std::string_view kName<EndMessage> = "END";
 template <>
 constexpr std::string_view kName<Ready> = "READY";
@@ -439,6 +450,7 @@ Bytes encode(const Message& message) {
 
 RFORK_MESSAGE(OfferMessage)
 RFORK_MESSAGE(Answer)
+RFORK_MESSAGE(Judgement)
 RFORK_MESSAGE(EndMessage)
 RFORK_MESSAGE(Ready)
 RFORK_MESSAGE(Running)

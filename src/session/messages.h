@@ -70,7 +70,7 @@ struct ChildStateMessage {
   int32_t wait_status = 0;  ///< as wait(2) gives it
 };
 
-// Daemon to client: Answer, Ready, Running, Resolution, ChildInfo, HostEvent, and
+// Daemon to client: Answer, Judgement, Ready, Running, Resolution, ChildInfo, HostEvent, and
 
 /// Events that were overwritten before they could be given.
 struct MissedMessage {

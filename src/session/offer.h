@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "image/host.h"
 #include "image/model.h"
 #include "loader/restore.h"
@@ -42,6 +43,17 @@ struct Answer {
   /// files that it sees as the same file.
   std::set<std::string> present_paths;
   std::vector<std::string> warnings;  ///< what will be different there, one line each
+};
+
+/// What a destination says when it is only asked. A real restore would be refused for `reasons`, if
+/// there are any.
+struct Judgement {
+  std::vector<Reason> reasons;
+  std::vector<std::string> warnings;    ///< what would be different there, one line each
+  std::set<std::string> present_paths;  ///< as in Answer
+  bool goes_on = false;                 ///< the image is wanted too, without its pages
+  bool pid_kept = false;                ///< of the second judgement
+  bool pid_namespace = false;           ///< kept in a pid namespace of its own
 };
 
 /// The child stands before its first instruction.

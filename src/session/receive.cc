@@ -34,6 +34,10 @@ class Reception {
   Reception(WorkerContext& worker, const net::Frame& offer);
 
   void judge();
+  /// Of a check.
+  void say_what_judge_finds();
+  void say_what_the_loader_finds();
+  bool goes_on() const { return user_chosen_; }
   void announce();
   void answer();
   void take_metadata();
@@ -46,6 +50,8 @@ class Reception {
   void attend();
 
  private:
+  std::vector<Reason> find_reasons();
+  void make_restore();
   void make_relays(std::map<uint32_t, int>& of_child);
   void say(FrameType type, std::span<const std::byte> body, std::string_view what);
 
@@ -53,6 +59,7 @@ class Reception {
   std::string move_id_;
   Offer offer_;
   ChosenUser user_;
+  bool user_chosen_ = false;
   PresentFiles files_;
   std::string child_id_;
   UniqueFd log_;
@@ -81,12 +88,13 @@ void Reception::say(FrameType type, std::span<const std::byte> body, std::string
 }
 
 /// Can it go on here, and may it? All that is known to be against it, at once.
-void Reception::judge() {
+std::vector<Reason> Reception::find_reasons() {
   const image::Host here = image::this_host();
   std::vector<Reason> reasons =
       image::misfits(offer_.needs, here, {.ignore_cpu = offer_.ignore_cpu});
   try {
     user_ = choose_user(offer_, worker_.options.users);
+    user_chosen_ = true;
     if (offer_.spooled) spooled_.emplace(worker_.options.spool, move_id_, user_);
     const ActingAs acting(user_);
     const bool same_boot = here.boot_id == offer_.needs.host.boot_id;
@@ -94,7 +102,37 @@ void Reception::judge() {
   } catch (const Refusal& refusal) {
     reasons.insert(reasons.end(), refusal.reasons().begin(), refusal.reasons().end());
   }
+  return reasons;
+}
+
+void Reception::judge() {
+  std::vector<Reason> reasons = find_reasons();
   if (!reasons.empty()) throw Refusal(Failure::destination_refused, std::move(reasons));
+}
+
+/// What is against it already doesn't keep the loader from finding more.
+void Reception::say_what_judge_finds() {
+  Judgement judgement;
+  judgement.reasons = find_reasons();
+  judgement.warnings = user_.warnings;
+  judgement.present_paths = files_.paths;
+  judgement.goes_on = user_chosen_;
+  if (!judgement.reasons.empty()) offer_.ignore_cpu = offer_.overwrite_files = true;
+  spooled_.reset();  // the metadata comes through the connection
+  say(FrameType::judgement, encode(judgement), "the judgement to be taken");
+}
+
+/// What it makes or opens goes with this object.
+void Reception::say_what_the_loader_finds() {
+  take_metadata();
+  input_->finish();
+  make_restore();
+  const loader::Restore::PidOutlook pid = restore_->pid_outlook();
+  Judgement judgement;
+  judgement.warnings = restore_->warnings();
+  judgement.pid_kept = pid.kept;
+  judgement.pid_namespace = pid.in_namespace;
+  say(FrameType::judgement, encode(judgement), "the judgement to be taken");
 }
 
 /// From here on the daemon knows of it: it can be asked for, aborted, and has a log.
@@ -140,8 +178,8 @@ void Reception::take_metadata() {
   metadata_ = image::decode_metadata(std::span(bytes).first(size));
 }
 
-/// The loader looks at everything once more, now with the whole image, and makes the child-to-be.
-void Reception::prepare() {
+/// The loader looks at everything once more, now with the whole image.
+void Reception::make_restore() {
   loader::Options options;
   options.pid_mode = offer_.pid_mode;
   options.ignore_cpu = offer_.ignore_cpu;
@@ -156,6 +194,11 @@ void Reception::prepare() {
   options.agreed_files = files_.by_id(metadata_.snapshot.files);
   verifier_.emplace(metadata_);
   restore_.emplace(metadata_, options);
+}
+
+/// Makes the child-to-be.
+void Reception::prepare() {
+  make_restore();
   restore_->start();
   ends_of_child_.clear();
 }
@@ -244,6 +287,12 @@ void Reception::attend() {
 }
 
 }  // namespace
+
+void answer_check(WorkerContext& worker, const net::Frame& question) {
+  Reception reception(worker, question);
+  reception.say_what_judge_finds();
+  if (reception.goes_on()) reception.say_what_the_loader_finds();
+}
 
 void receive(WorkerContext& worker, const net::Frame& offer) {
   Reception reception(worker, offer);

@@ -10,4 +10,8 @@ namespace rfork::session {
 /// for the client.
 void receive(WorkerContext& worker, const net::Frame& offer);
 
+/// Serves a CHECK: judges the offer, then the image without its pages, with the passes of
+/// receive(), and forgets it.
+void answer_check(WorkerContext& worker, const net::Frame& question);
+
 }  // namespace rfork::session

@@ -24,6 +24,8 @@ constexpr size_t kChunk = 256u << 10;
 constexpr auto kAskFor = std::chrono::seconds(20);
 constexpr auto kAskEvery = std::chrono::milliseconds(500);
 
+}  // namespace
+
 Offer make_offer(const tracer::Examination& examination, const SendOptions& options) {
   Offer offer;
   offer.move = options.capture.move;
@@ -44,6 +46,8 @@ Offer make_offer(const tracer::Examination& examination, const SendOptions& opti
   offer.open_files = examination.open_files;
   return offer;
 }
+
+namespace {
 
 uint64_t stream_image(tracer::Capture& capture, ImageOutput& output, const std::string& title) {
   image::Encoder encoder(capture.snapshot(), capture.runs());

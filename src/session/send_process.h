@@ -35,6 +35,9 @@ struct Sent {
   std::vector<std::string> warnings;
 };
 
+/// What a destination is told of the process first.
+Offer make_offer(const tracer::Examination& examination, const SendOptions& options);
+
 /// Copies (or moves, capture.move) process `pid` to `endpoint`.
 ///
 /// A move commits in two phases: the child stands ready, the original is held, the child is let go,

@@ -68,6 +68,8 @@ void serve_request(WorkerContext& worker) {
   switch (request.type) {
     case FrameType::offer:
       return receive(worker, request);
+    case FrameType::check:
+      return answer_check(worker, request);
     case FrameType::resolve:
       return answer_resolve(worker, request);
     case FrameType::list:

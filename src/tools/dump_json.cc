@@ -1,11 +1,10 @@
 #include "tools/dump_json.h"
 
 #include <fmt/format.h>
-#include <sys/user.h>
-
-#include <cstring>
 
 #include "image/json.h"
+#include "tools/byte_words.h"
+#include "tools/field_words.h"
 
 namespace rfork::tools {
 
@@ -23,42 +22,9 @@ void put(std::FILE* out, const std::string& text) {
   std::fputs(text.c_str(), out);
 }
 
-/// The registers by name instead of as bytes.
-json registers_of(const Thread& thread) {
-  user_regs_struct r{};
-  std::memcpy(&r, thread.registers.data(), std::min(sizeof r, thread.registers.size()));
-  return {{"r15", r.r15},
-          {"r14", r.r14},
-          {"r13", r.r13},
-          {"r12", r.r12},
-          {"rbp", r.rbp},
-          {"rbx", r.rbx},
-          {"r11", r.r11},
-          {"r10", r.r10},
-          {"r9", r.r9},
-          {"r8", r.r8},
-          {"rax", r.rax},
-          {"rcx", r.rcx},
-          {"rdx", r.rdx},
-          {"rsi", r.rsi},
-          {"rdi", r.rdi},
-          {"orig_rax", r.orig_rax},
-          {"rip", r.rip},
-          {"cs", r.cs},
-          {"eflags", r.eflags},
-          {"rsp", r.rsp},
-          {"ss", r.ss},
-          {"fs_base", r.fs_base},
-          {"gs_base", r.gs_base},
-          {"ds", r.ds},
-          {"es", r.es},
-          {"fs", r.fs},
-          {"gs", r.gs}};
-}
-
 json value_of(const Thread& thread) {
   json value = thread;
-  value["registers"] = registers_of(thread);
+  value["registers"] = registers_json(thread.registers);
   return value;
 }
 template <typename T>
@@ -71,7 +37,9 @@ void put_list(std::FILE* out, const char* name, const std::vector<T>& list) {
   put(out, fmt::format(",\"{}\":[", name));
   const char* between = "";
   for (const T& element : list) {
-    put(out, between + text_of(value_of(element)));
+    json value = value_of(element);
+    add_words(value, name);
+    put(out, between + text_of(std::move(value)));
     between = ",";
   }
   put(out, "]");
@@ -90,6 +58,7 @@ void print_json(const Metadata& metadata, bool verified, std::FILE* out) {
   const Snapshot& snapshot = metadata.snapshot;
   json head = snapshot_head_to_json(snapshot);
   head["host"] = snapshot.host;
+  add_words(head, "snapshot");
   head["image"] = {{"total_size", metadata.total_size},
                    {"data_offset", metadata.data_offset},
                    {"data_size", metadata.data_size},
@@ -103,7 +72,9 @@ void print_json(const Metadata& metadata, bool verified, std::FILE* out) {
   put(out, ",\"processes\":[");
   const char* between = "";
   for (const Process& process : snapshot.processes) {
-    put(out, between + open_object(process_head_to_json(process)));
+    json own = process_head_to_json(process);
+    add_words(own, "processes");
+    put(out, between + open_object(std::move(own)));
     put_list(out, "threads", process.threads);
     put_list(out, "mappings", process.mappings);
     put_list(out, "descriptors", process.descriptors);

@@ -1,40 +1,37 @@
 #include "tools/dump_summary.h"
 
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <sys/user.h>
 
 #include <algorithm>
 #include <cstring>
-#include <ctime>
 
 #include "base/text.h"
 #include "image/json.h"
+#include "tools/byte_words.h"
+#include "tools/field_words.h"
 #include "tools/kernel_words.h"
+#include "tools/process_words.h"
 
 namespace rfork::tools {
 
 namespace {
 
 using namespace rfork::image;
+using nlohmann::json;
 
 constexpr size_t kManyThreads = 20;
 
-/// One line, `  label     text`.
+/// `  label     text`, which goes on below.
 template <typename... Args>
 void line(std::FILE* out, const char* label, fmt::format_string<Args...> format, Args&&... args) {
-  fmt::print(out, "  {:<11} {}\n", label, fmt::format(format, std::forward<Args>(args)...));
+  constexpr size_t kText = 14;
+  print_wrapped(fmt::format("  {:<11} ", label), fmt::format(format, std::forward<Args>(args)...),
+                kText, out);
 }
 
 std::string counted(size_t count, const char* word) {
   return fmt::format("{} {}{}", count, word, count == 1 ? "" : "s");
-}
-
-std::string utc(int64_t realtime_ns) {
-  const time_t seconds = realtime_ns / 1'000'000'000;
-  std::tm broken{};
-  if (::gmtime_r(&seconds, &broken) == nullptr) return "at an unknown time";
-  return fmt::format("{:%Y-%m-%d %H:%M:%S} UTC", broken);
 }
 
 /// `/usr/bin/python3+0x1234` for an address, as addr2line takes it.
@@ -79,9 +76,9 @@ void print_head(const Metadata& metadata, std::FILE* out) {
        snapshot.thin ? "; thin: named files are left out" : "");
   line(out, "from", "{} ({}, Linux {}), {} {}", plain(snapshot.host.name),
        plain(snapshot.host.architecture), plain(snapshot.host.kernel),
-       snapshot.moved ? "moved" : "copied", utc(snapshot.realtime_ns));
+       snapshot.moved ? "moved" : "copied", utc_words(snapshot.realtime_ns));
   const Needs needs = needs_of(snapshot);
-  line(out, "needs", "XSAVE components {:#x}, {}, kernel: {}", needs.host.xcr0,
+  line(out, "needs", "XSAVE components {}; {}; kernel: {}", xstate_words(needs.host.xcr0),
        counted(needs.host.cpu_features.size(), "CPU extension"), fmt::join(needs.abilities, ", "));
 }
 
@@ -91,12 +88,13 @@ void print_identity(const Snapshot& snapshot, const Process& process, std::FILE*
     command += (command.empty() ? "" : " ") + shell_word(argument);
   }
   fmt::print(out, "process {}: {}\n", process.pid, plain(process.name));
-  line(out, "command", "{}", command);
+  fmt::print(out, "  command     {}\n", command);  // to be copied
   line(out, "program", "{}", executable_of(snapshot, process));
   const Credentials& who = process.credentials;
   line(out, "user", "{}uid {}, gid {}", who.user.empty() ? "" : plain(who.user) + ", ", who.euid,
        who.egid);
   if (who.securebits != 0) line(out, "securebits", "{}", securebits_words(who.securebits));
+  if (who.cap_effective != 0) line(out, "may", "{}", capability_words(who.cap_effective));
   line(out, "folder", "{}, umask {:03o}{}", plain(process.cwd), process.umask,
        process.root == "/" ? "" : ", root " + plain(process.root));
   line(out, "parent", "{}, process group {}, session {}", process.ppid, process.pgid, process.sid);
@@ -112,12 +110,12 @@ std::string attributes_of(const Thread& thread) {
   std::string text;
   const auto add = [&](const std::string& words) { text += (text.empty() ? "" : ", ") + words; };
   const Scheduling& scheduling = thread.scheduling;
-  if (scheduling.policy != 0) add(policy_word(scheduling.policy));
+  if (scheduling.policy != 0) add(scheduling_policy_word(static_cast<uint64_t>(scheduling.policy)));
   if (scheduling.priority != 0) add(fmt::format("priority {}", scheduling.priority));
   if ((scheduling.flags & 1) != 0) add("SCHED_RESET_ON_FORK");
   if (thread.nice != 0) add(fmt::format("nice {}", thread.nice));
   if (!thread.cpus.empty()) add(fmt::format("CPU {}", fmt::join(thread.cpus, ",")));
-  if (thread.io_priority != 0) add(io_priority_word(thread.io_priority));
+  if (thread.io_priority != 0) add(io_priority_words(static_cast<uint64_t>(thread.io_priority)));
   if (thread.settings.parent_death_signal != 0)
     add("PR_SET_PDEATHSIG " + signal_word(thread.settings.parent_death_signal));
   if (thread.credentials) {
@@ -139,12 +137,32 @@ void print_threads(const Process& process, const SummaryOptions& options, std::F
     const std::string attributes = attributes_of(thread);
     if (!attributes.empty()) fmt::print(out, "             {}\n", attributes);
     if (thread.signal_mask != 0) {
-      fmt::print(out, "             blocked: {}\n", signal_set_words(thread.signal_mask));
+      print_wrapped("             blocked: ", signal_set_words(thread.signal_mask), 22, out);
     }
   }
   if (shown < process.threads.size()) {
     fmt::print(out, "    and {} more; --all shows them\n", process.threads.size() - shown);
   }
+}
+
+/// Without what means nothing for its kind.
+json value_of(const Description& description) {
+  json value = description;
+  if (description.kind != Description::Kind::relay) value.erase("relay");
+  return value;
+}
+json value_of(const auto& element) {
+  return json(element);
+}
+
+/// What the line above doesn't say of it.
+json details_of(const Description& description) {
+  json value = value_of(description);
+  for (const char* const name : {"id", "kind", "path", "flags", "offset", "file", "object",
+                                 "terminal_modes", "window_size", "queued"}) {
+    value.erase(name);
+  }
+  return value;
 }
 
 void print_descriptors(const Snapshot& snapshot, const Process& process, std::FILE* out) {
@@ -162,17 +180,15 @@ void print_descriptors(const Snapshot& snapshot, const Process& process, std::FI
                plain(description->path), open_flag_words(description->flags),
                description->offset == 0 ? "" : fmt::format(", at {}", description->offset),
                descriptor.close_on_exec ? ", FD_CLOEXEC" : "", shared);
+    print_fields(details_of(*description), "descriptions", 20, out);
   }
 }
 
 void print_pending(const char* label, const std::vector<PendingSignal>& pending, std::FILE* out) {
-  std::string text;
   for (const PendingSignal& info : pending) {
-    int32_t signal;
-    std::memcpy(&signal, info.data(), sizeof signal);
-    text += (text.empty() ? "" : " ") + signal_word(signal);
+    line(out, label, "{}", siginfo_words(info));
+    label = "";
   }
-  if (!text.empty()) line(out, label, "{}", text);
 }
 
 void print_signals(const Process& process, const SummaryOptions& options, std::FILE* out) {
@@ -200,7 +216,7 @@ void print_timers(const Process& process, std::FILE* out) {
   if (process.posix_timers.empty()) return;
   line(out, "timers", "{}", process.posix_timers.size());
   for (const PosixTimer& timer : process.posix_timers) {
-    std::string signals = notify_word(timer.notify);
+    std::string signals = notify_word(static_cast<uint64_t>(timer.notify));
     if (timer.signal != 0) signals += " " + signal_word(timer.signal);
     if (timer.thread != 0) signals += fmt::format(" to {}", timer.thread);
     const std::string left =
@@ -210,6 +226,20 @@ void print_timers(const Process& process, std::FILE* out) {
                left,
                timer.interval_ns == 0 ? "" : ", every " + human_duration_ns(timer.interval_ns));
   }
+}
+
+/// What maps(5) doesn't show.
+std::string state_of(const Mapping& mapping) {
+  std::string text;
+  if (mapping.kind == Mapping::Kind::file || mapping.kind == Mapping::Kind::object)
+    text += fmt::format("  {} {}", name_of(mapping.kind), mapping.backing);
+  if (mapping.grows_down || mapping.no_reserve || mapping.huge_page_size != 0) {
+    text += "  " + map_flag_words(mapping.shared, mapping.grows_down, mapping.no_reserve,
+                                  mapping.huge_page_size);
+  }
+  if (mapping.advice != 0) text += "  " + advice_words(mapping.advice);
+  if (mapping.shared && !mapping.may_write) text += "  never writable";
+  return text;
 }
 
 void print_mappings(const Metadata& metadata, uint32_t index, bool each, std::FILE* out) {
@@ -228,37 +258,38 @@ void print_mappings(const Metadata& metadata, uint32_t index, bool each, std::FI
   for (const Mapping& mapping : process.mappings) {
     uint64_t bytes = 0;
     for (; next != runs.end() && next->start < mapping.range.end; ++next) bytes += next->size();
-    const std::string advice = advice_words(mapping.advice);
     fmt::print(out, "    {:012x}-{:012x} {} {:>10} carried  {}{}{}\n", mapping.range.start,
                mapping.range.end, protection_word(mapping.protection, mapping.shared),
                human_bytes(bytes), plain(mapping.name),
-               mapping.offset == 0 ? "" : fmt::format("+{:#x}", mapping.offset),
-               advice.empty() ? "" : "  " + advice);
+               mapping.offset == 0 ? "" : fmt::format("+{:#x}", mapping.offset), state_of(mapping));
   }
 }
 
-void print_limits(const Process& process, std::FILE* out) {
-  const auto number = [](uint64_t limit) {
-    return limit == ~uint64_t{0} ? std::string("unlimited") : std::to_string(limit);
-  };
-  line(out, "limits", "{}", process.limits.size());
-  for (size_t i = 0; i < process.limits.size(); ++i) {
-    fmt::print(out, "    {:<18} {} of {}\n", limit_word(i), number(process.limits[i].soft),
-               number(process.limits[i].hard));
+template <typename T>
+void print_each(const char* label, const std::vector<T>& list, const auto& title, std::FILE* out) {
+  if (!list.empty()) fmt::print(out, "{}\n", label);
+  for (const T& element : list) {
+    fmt::print(out, "    {}\n", title(element));
+    print_fields(value_of(element), label, 6, out);
   }
 }
 
-void print_contents(const Snapshot& snapshot, std::FILE* out) {
-  fmt::print(out, "files\n");
-  for (const File& file : snapshot.files) {
-    fmt::print(out, "    {:<4} {} {}{}\n", file.id, plain(file.path), human_bytes(file.size),
-               file.build_id.empty() ? "" : ", build-id " + plain(file.build_id));
+/// Every field that is set, by its name in the model.
+void print_everything(const Snapshot& snapshot, std::FILE* out) {
+  for (const Process& process : snapshot.processes) {
+    fmt::print(out, "process {} in full\n", process.pid);
+    print_fields(process_head_to_json(process), "processes", 4, out);
+    const auto tid = [](const Thread& thread) { return fmt::format("thread {}", thread.tid); };
+    print_each("threads", process.threads, tid, out);
   }
-  fmt::print(out, "objects\n");
-  for (const Object& object : snapshot.objects) {
-    fmt::print(out, "    {:<4} {:<16} {} {}\n", object.id, name_of(object.kind), plain(object.name),
-               human_bytes(object.size));
-  }
+  const auto path = [](const auto& element) { return fmt::format("{}", element.id); };
+  print_each("descriptions", snapshot.descriptions, path, out);
+  print_each("files", snapshot.files, path, out);
+  print_each("objects", snapshot.objects, path, out);
+  fmt::print(out, "image\n");
+  print_fields(snapshot_head_to_json(snapshot), "snapshot", 4, out);
+  fmt::print(out, "host\n");
+  print_fields(json(snapshot.host), "host", 4, out);
 }
 
 }  // namespace
@@ -274,9 +305,8 @@ void print_summary(const Metadata& metadata, const SummaryOptions& options, std:
     print_signals(process, options, out);
     print_timers(process, out);
     print_mappings(metadata, i, options.mappings || options.all, out);
-    if (options.all) print_limits(process, out);
   }
-  if (options.all) print_contents(snapshot, out);
+  if (options.all) print_everything(snapshot, out);
 }
 
 }  // namespace rfork::tools

@@ -1,37 +1,23 @@
 #include "tools/kernel_words.h"
 
 #include <fcntl.h>
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
 
 #include <array>
 #include <csignal>
 #include <cstring>
+#include <ctime>
 #include <span>
 
+#include "base/text.h"
 #include "image/model.h"
+#include "tools/words.h"
 
 namespace rfork::tools {
 
 namespace {
-
-struct Word {
-  uint64_t bit;
-  const char* name;
-};
-
-/// The names of the bits that are set; what has no name as a number.
-std::string words_of(uint64_t flags, std::span<const Word> words, const char* between) {
-  std::string text;
-  const auto add = [&](const std::string& word) { text += (text.empty() ? "" : between) + word; };
-  for (const Word& word : words) {
-    if ((flags & word.bit) != word.bit) continue;
-    add(word.name);
-    flags &= ~word.bit;
-  }
-  if (flags != 0) add(fmt::format("{:#x}", flags));
-  return text;
-}
 
 // O_SYNC contains O_DSYNC, O_TMPFILE contains O_DIRECTORY: the larger first.
 constexpr Word kOpenFlags[] = {
@@ -44,7 +30,8 @@ constexpr Word kOpenFlags[] = {
 constexpr Word kActionFlags[] = {
     {SA_NOCLDSTOP, "SA_NOCLDSTOP"}, {SA_NOCLDWAIT, "SA_NOCLDWAIT"}, {SA_SIGINFO, "SA_SIGINFO"},
     {0x04000000, "SA_RESTORER"},    {SA_ONSTACK, "SA_ONSTACK"},     {SA_RESTART, "SA_RESTART"},
-    {SA_NODEFER, "SA_NODEFER"},     {0x80000000u, "SA_RESETHAND"},
+    {SA_NODEFER, "SA_NODEFER"},     {0x80000000u, "SA_RESETHAND"},  {0x400, "SA_UNSUPPORTED"},
+    {0x800, "SA_EXPOSE_TAGBITS"},
 };
 
 using image::Mapping;
@@ -61,72 +48,25 @@ constexpr Word kAdvice[] = {
     {Mapping::lock_on_fault, "MLOCK_ONFAULT"},
 };
 
-constexpr Word kSecurebits[] = {
-    {1 << 0, "SECBIT_NOROOT"},
-    {1 << 1, "SECBIT_NOROOT_LOCKED"},
-    {1 << 2, "SECBIT_NO_SETUID_FIXUP"},
-    {1 << 3, "SECBIT_NO_SETUID_FIXUP_LOCKED"},
-    {1 << 4, "SECBIT_KEEP_CAPS"},
-    {1 << 5, "SECBIT_KEEP_CAPS_LOCKED"},
-    {1 << 6, "SECBIT_NO_CAP_AMBIENT_RAISE"},
-    {1 << 7, "SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED"},
-};
-
-/// The name of `number`, or `prefix` and the number.
-std::string name_or_number(std::span<const char* const> names, int32_t number, const char* prefix) {
-  const auto index = static_cast<size_t>(number);
-  if (number >= 0 && index < names.size() && names[index] != nullptr) return names[index];
-  return fmt::format("{} {}", prefix, number);
-}
-
 }  // namespace
 
-std::string clock_word(int32_t clock) {
-  // Those of CPU time, as the kernel numbers "this" process's and thread's: -8 to -6 and -4 to -2
-  // (include/linux/posix-timers_types.h).
-  constexpr std::array kProcess{"process's CPU time", "process's user time",
-                                "CLOCK_PROCESS_CPUTIME_ID"};
-  constexpr std::array kThread{"thread's CPU time", "thread's user time",
-                               "CLOCK_THREAD_CPUTIME_ID"};
-  if (clock >= -8 && clock <= -6) return kProcess[static_cast<size_t>(clock + 8)];
-  if (clock >= -4 && clock <= -2) return kThread[static_cast<size_t>(clock + 4)];
-  constexpr const char* kNames[] = {"CLOCK_REALTIME",
-                                    "CLOCK_MONOTONIC",
-                                    "CLOCK_PROCESS_CPUTIME_ID",
-                                    "CLOCK_THREAD_CPUTIME_ID",
-                                    "CLOCK_MONOTONIC_RAW",
-                                    "CLOCK_REALTIME_COARSE",
-                                    "CLOCK_MONOTONIC_COARSE",
-                                    "CLOCK_BOOTTIME",
-                                    "CLOCK_REALTIME_ALARM",
-                                    "CLOCK_BOOTTIME_ALARM",
-                                    nullptr,
-                                    "CLOCK_TAI"};
-  return name_or_number(kNames, clock, "clock");
+std::string bit_words(uint64_t flags, std::span<const Word> words, const char* between) {
+  std::string text;
+  const auto add = [&](const std::string& word) { text += (text.empty() ? "" : between) + word; };
+  for (const Word& word : words) {
+    if ((flags & word.value) != word.value) continue;
+    add(word.name);
+    flags &= ~word.value;
+  }
+  if (flags != 0) add(fmt::format("{:#x}", flags));
+  return text;
 }
 
-std::string notify_word(int32_t notify) {
-  constexpr const char* kNames[] = {"SIGEV_SIGNAL", "SIGEV_NONE", "SIGEV_THREAD", nullptr,
-                                    "SIGEV_THREAD_ID"};
-  return name_or_number(kNames, notify, "SIGEV");
-}
-
-std::string policy_word(int32_t policy) {
-  constexpr const char* kNames[] = {"SCHED_OTHER", "SCHED_FIFO", "SCHED_RR",       "SCHED_BATCH",
-                                    nullptr,       "SCHED_IDLE", "SCHED_DEADLINE", "SCHED_EXT"};
-  return name_or_number(kNames, policy, "policy");
-}
-
-std::string io_priority_word(int32_t priority) {
-  constexpr const char* kNames[] = {"IOPRIO_CLASS_NONE", "IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE",
-                                    "IOPRIO_CLASS_IDLE"};
-  constexpr int kClassShift = 13;
-  return fmt::format("{} {}", name_or_number(kNames, priority >> kClassShift, "I/O class"),
-                     priority & ((1 << kClassShift) - 1));
-}
-
-std::string securebits_words(uint32_t bits) {
-  return words_of(bits, kSecurebits, "|");
+std::string value_word(uint64_t value, std::span<const Word> words) {
+  for (const Word& word : words) {
+    if (word.value == value) return word.name;
+  }
+  return fmt::format("{:#x}", value);
 }
 
 std::string signal_word(int signal) {
@@ -147,13 +87,13 @@ std::string signal_set_words(uint64_t set) {
 }
 
 std::string action_flag_words(uint64_t flags) {
-  return words_of(flags, kActionFlags, "|");
+  return bit_words(flags, kActionFlags);
 }
 
 std::string open_flag_words(int32_t flags) {
   constexpr std::array kModes{"O_RDONLY", "O_WRONLY", "O_RDWR", "O_ACCMODE"};
   std::string text = kModes[static_cast<size_t>(flags & O_ACCMODE)];
-  const std::string rest = words_of(static_cast<uint32_t>(flags & ~O_ACCMODE), kOpenFlags, "|");
+  const std::string rest = bit_words(static_cast<uint32_t>(flags & ~O_ACCMODE), kOpenFlags, "|");
   return rest.empty() ? text : text + "|" + rest;
 }
 
@@ -163,7 +103,7 @@ std::string protection_word(uint32_t protection, bool shared) {
 }
 
 std::string advice_words(uint32_t advice) {
-  return words_of(advice, kAdvice, " ");
+  return bit_words(advice, kAdvice, " ");
 }
 
 std::string limit_word(size_t limit) {
@@ -172,6 +112,26 @@ std::string limit_word(size_t limit) {
                               "MSGQUEUE", "NICE",   "RTPRIO",  "RTTIME"};
   return limit < kNames.size() ? fmt::format("RLIMIT_{}", kNames[limit])
                                : fmt::format("limit {}", limit);
+}
+
+std::string utc_words(int64_t realtime_ns) {
+  const time_t seconds = realtime_ns / 1'000'000'000;
+  std::tm broken{};
+  if (::gmtime_r(&seconds, &broken) == nullptr) return "at an unknown time";
+  return fmt::format("{:%Y-%m-%d %H:%M:%S} UTC", broken);
+}
+
+std::string duration_words(int64_t nanoseconds) {
+  if (nanoseconds >= 0) return human_duration_ns(nanoseconds);
+  return "-" + human_duration_ns(nanoseconds == INT64_MIN ? INT64_MAX : -nanoseconds);
+}
+
+std::string map_flag_words(bool shared, bool grows_down, bool no_reserve, uint64_t huge_page_size) {
+  std::string text = shared ? "MAP_SHARED" : "MAP_PRIVATE";
+  if (grows_down) text += "|MAP_GROWSDOWN";
+  if (no_reserve) text += "|MAP_NORESERVE";
+  if (huge_page_size != 0) text += fmt::format("|MAP_HUGETLB of {}", human_bytes(huge_page_size));
+  return text;
 }
 
 std::string plain(const std::string& text) {

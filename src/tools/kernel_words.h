@@ -20,16 +20,12 @@ std::string protection_word(uint32_t protection, bool shared);
 std::string advice_words(uint32_t advice);
 /// `RLIMIT_NOFILE`.
 std::string limit_word(size_t limit);
-/// `CLOCK_MONOTONIC`, of PosixTimer::clock.
-std::string clock_word(int32_t clock);
-/// `SIGEV_THREAD_ID`.
-std::string notify_word(int32_t notify);
-/// `SCHED_FIFO`.
-std::string policy_word(int32_t policy);
-/// `IOPRIO_CLASS_BE 4`, of ioprio_get(2).
-std::string io_priority_word(int32_t priority);
-/// `SECBIT_NOROOT|SECBIT_KEEP_CAPS`.
-std::string securebits_words(uint32_t bits);
+/// `2026-11-21 05:58:46 UTC` of nanoseconds of CLOCK_REALTIME.
+std::string utc_words(int64_t realtime_ns);
+/// As human_duration_ns(), of times before zero too.
+std::string duration_words(int64_t nanoseconds);
+/// `MAP_SHARED|MAP_NORESERVE`.
+std::string map_flag_words(bool shared, bool grows_down, bool no_reserve, uint64_t huge_page_size);
 /// An argument as a shell takes it: quoted where it must be, without control characters.
 std::string shell_word(const std::string& argument);
 /// Text from an image without what a terminal would act upon.

@@ -17,9 +17,11 @@
 #include "base/io.h"
 #include "base/text.h"
 #include "session/attach.h"
+#include "session/check_process.h"
 #include "session/save_image.h"
 #include "session/send_process.h"
 #include "tools/caller_report.h"
+#include "tools/check_output.h"
 #include "tools/loader_program.h"
 #include "tools/program.h"
 
@@ -38,7 +40,7 @@ struct Arguments {
   std::string spool;
   std::string pid_mode = "auto";
   std::vector<int> drop_fds;
-  bool exec = false;
+  bool check = false, exec = false;
   bool move = false, thin = false, no_ghost = false, attach = false;
   bool drop_locks = false, drop_timers = false, drop_attributes = false, leave_children = false;
   bool ignore_cpu = false, overwrite_files = false;
@@ -59,6 +61,7 @@ constexpr const char* kExamples = R"(Examples:
   rfork-trace 4242 -o job.rfork                into a file; `rfork-run job.rfork` goes on from there
   rfork-trace 4242 -o job --exec               into a program; `./job` goes on, on any host
   rfork-trace 4242 -o - | ssh host rfork-run -
+  rfork-trace --check --move 4242 10.0.0.2     what would become of it there; nothing is done
 Exit codes: 0 done, 2 usage, 3 cannot trace, 4 cannot carry, 5 destination refused,
   6 connection lost (the original goes on), 7 in doubt (it stays stopped), 130 interrupted.)";
 
@@ -77,6 +80,8 @@ void add_options(CLI::App& app, Arguments& arguments) {
   app.add_option("HOST", arguments.host, "HOST[:PORT] of an rforkd, or ssh:USER@HOST");
   app.add_option("-o,--output", arguments.output,
                  "Write an image to this file instead (-: standard output)");
+  app.add_flag("--check", arguments.check,
+               "Do nothing, say what would be carried, changed and refused");
   app.add_flag("--exec", arguments.exec,
                "With -o: the file runs by itself, on hosts without rfork too");
   app.add_flag("--move", arguments.move,
@@ -126,7 +131,8 @@ void check(const Arguments& arguments) {
   if (arguments.pid == 0) usage("no process is named", "rfork-trace PID HOST, or see --help");
   if (arguments.pid < 0)
     usage(fmt::format("{} is no pid", arguments.pid), "name a running process");
-  if (arguments.host.empty() == arguments.output.empty()) {
+  const bool nowhere = arguments.host.empty() && arguments.output.empty();
+  if (nowhere ? !arguments.check : !arguments.host.empty() && !arguments.output.empty()) {
     usage("name either a HOST or a file with -o", "see rfork-trace --help");
   }
   if (!arguments.spool.empty() && arguments.host.empty()) {
@@ -134,6 +140,9 @@ void check(const Arguments& arguments) {
   }
   if (arguments.exec && arguments.output.empty()) {
     usage("--exec makes a file", "add -o FILE");
+  }
+  if (arguments.check && (arguments.attach || arguments.report >= 0)) {
+    usage("--check makes no copy that could be attended to", "leave --attach out");
   }
   if (arguments.attach && (arguments.move || arguments.host.empty())) {
     usage("--attach is for a copy on another host", "a move leaves a ghost by itself");
@@ -146,7 +155,7 @@ void check(const Arguments& arguments) {
     usage("--move can't be done into a pipe: nobody would know whether the other end got it all",
           "write a file, or name a HOST");
   }
-  if (arguments.output == "-" && ::isatty(STDOUT_FILENO) == 1) {
+  if (arguments.output == "-" && !arguments.check && ::isatty(STDOUT_FILENO) == 1) {
     usage("an image can't be written to a terminal", "pipe it on, or name a file");
   }
 }
@@ -274,29 +283,57 @@ std::string spool(const Arguments& arguments) {
   return from_environment;
 }
 
-void send(const Arguments& arguments) {
+session::Endpoint endpoint_of(const Arguments& arguments) {
   session::Endpoint endpoint;
   endpoint.address = net::parse_address(arguments.host);
   if (!arguments.key.empty()) endpoint.key = net::load_key(arguments.key);
   endpoint.interrupted = was_interrupted(arguments);
+  return endpoint;
+}
+
+session::SendOptions send_options(const Arguments& arguments) {
   session::SendOptions options;
   options.capture = capture_options(arguments);
-  options.spool = spool(arguments);
+  options.spool = arguments.host.empty() ? "" : spool(arguments);
   options.pid_mode = pid_mode(arguments);
   options.ignore_cpu = arguments.ignore_cpu;
   options.overwrite_files = arguments.overwrite_files;
   const bool asked = arguments.report >= 0;  // by the process itself
-  options.ghost =
-      options.capture.move && !arguments.no_ghost && (asked || somebody_waits_for(arguments.pid));
+  options.ghost = options.capture.move && arguments.output.empty() && !arguments.no_ghost &&
+                  (asked || somebody_waits_for(arguments.pid));
   options.capture.relay = options.ghost;
   options.linger_s = arguments.linger_s;
   options.shares_with_parent = arguments.as_fork;
   options.capture.relay_input = options.ghost && (!arguments.as_fork || arguments.input);
   options.connected = [] { stage.connected = true; };
-  const session::Sent sent = session::send_process(arguments.pid, endpoint, options);
-  if (asked) return;
+  return options;
+}
+
+void send(const Arguments& arguments) {
+  const session::Endpoint endpoint = endpoint_of(arguments);
+  const session::Sent sent =
+      session::send_process(arguments.pid, endpoint, send_options(arguments));
+  if (arguments.report >= 0) return;
   tell(arguments, sent);
   if (arguments.attach) stand_for(endpoint, sent.child_id, arguments.linger_s);
+}
+
+int look_only(const Arguments& arguments) {
+  session::CheckOptions options;
+  options.send = send_options(arguments);
+  options.output = arguments.output;
+  if (!arguments.host.empty()) options.endpoint = endpoint_of(arguments);
+  if (arguments.exec) (void)tools::loader_front();
+  const CheckQuestion question{arguments.host + arguments.output, arguments.move,
+                               !arguments.output.empty()};
+  const session::CheckReport report = session::check_process(arguments.pid, options);
+  const std::string text =
+      arguments.json ? check_json(report, question)
+                               .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) +
+                           '\n'
+                     : check_text(report, question);
+  write_full(STDOUT_FILENO, as_bytes(text), "standard output");
+  return exit_code(report);
 }
 
 void catch_signals() {
@@ -307,14 +344,16 @@ void catch_signals() {
   ::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error like a full disk
 }
 
-void work(const Arguments& arguments) {
+int work(const Arguments& arguments) {
   check(arguments);
   catch_signals();
+  if (arguments.check) return look_only(arguments);
   if (arguments.output.empty()) {
     send(arguments);
   } else {
     save(arguments);
   }
+  return 0;
 }
 
 std::string why_no_child(const Arguments& arguments, const std::exception& error) {
@@ -347,7 +386,6 @@ int main(int argc, char** argv) {
   add_options(app, arguments);
   return run_program("rfork-trace", app, argc, argv, arguments.json, [&] {
     if (arguments.report >= 0) return work_for_caller(arguments);
-    work(arguments);
-    return 0;
+    return work(arguments);
   });
 }

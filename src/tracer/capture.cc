@@ -153,7 +153,9 @@ void Capture::State::read_process_wide(image::Process& process, const std::vecto
     process.posix_timers = list_timers(pid);
     for (image::PosixTimer& timer : process.posix_timers) ask_timer(calls, original, timer);
   }
-  if (!options.move) copy = ForkedCopy::make(calls, pid, stopped->options(), *site);
+  if (!options.move || options.glance) {
+    copy = ForkedCopy::make(calls, pid, stopped->options(), *site);
+  }
   if (copy) {
     const auto copied = parse_maps(read_file(fmt::format("/proc/{}/maps", copy->pid())));
     if (fork_would_lose(maps, copied, examination.not_forked)) copy.reset();
@@ -194,7 +196,7 @@ void Capture::State::take_stock(const std::vector<MapsLine>& maps,
 }
 
 void Capture::State::read_early_pieces() {
-  if (options.move || !copy || padded_total(contents.pieces) > kEarlyReadLimit) return;
+  if (options.move || options.glance || !copy || padded_total(contents.pieces) > kEarlyReadLimit) return;
   early.resize(padded_total(contents.pieces));
   std::span<std::byte> rest(early);
   for (const Piece& piece : contents.pieces) {
@@ -265,7 +267,7 @@ Capture::Capture(const Examination& examination, const Options& options,
   state.take_stock(maps, present);
   state.check_interrupted();
   state.read_early_pieces();
-  if (state.read_early) state.let_go();
+  if (state.read_early || (options.glance && state.copy)) state.let_go();
   if (state.copy) {
     state.describe_copy(process);
   } else {
@@ -273,6 +275,7 @@ Capture::Capture(const Examination& examination, const Options& options,
     state.site->remove(state.pid);
   }
   state.assemble(std::move(process));
+  if (options.glance) state.let_go();
 }
 
 Capture::~Capture() {

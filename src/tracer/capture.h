@@ -35,12 +35,19 @@ struct Options {
   bool relay = false;        ///< a ghost will stand here: what pipes, stream sockets and terminals
                              ///< lead to stays reachable through it
   bool relay_input = false;  ///< standard input too; else the child finds it empty
+  bool glance = false;  ///< only the snapshot is wanted: the original goes on as soon as it can,
+                        ///< and nothing can be read
   /// Written into the image's memory, not the original's: how a program that asked for this tells
   /// which of the two it is.
   std::vector<image::MemoryPatch> patches;
   /// Checked between steps and chunks; true makes the capture let go and throw
   /// Refusal(interrupted).
   std::function<bool()> interrupted = [] { return false; };
+
+  bool accepts_losses() const {
+    return !drop_fds.empty() || drop_timers || drop_locks || drop_attributes ||
+           leave_children;
+  }
 };
 
 struct Inventory;
@@ -60,12 +67,17 @@ struct Examination {
   /// Ranges with MADV_DONTFORK or MADV_WIPEONFORK.
   std::vector<Range> not_forked;
   std::shared_ptr<const Inventory> inventory;
+  std::vector<Reason> obstacles;  ///< what can't be carried; empty after examine()
 };
 
 /// Looks at `pid` without stopping it. Throws Refusal(cannot_trace) when it can't be attached to
 /// (gone, zombie, someone else's, traced, kernel thread, this process, 32-bit),
 /// Refusal(cannot_carry) naming everything that can't be taken along.
 Examination examine(pid_t pid, const Options& options);
+/// The same, with what can't be taken along as `obstacles` and no exception.
+Examination look_at(pid_t pid, const Options& options);
+/// The examination as a snapshot, as far as it tells: who only wants to describe the process.
+image::Snapshot sketch_of(const Examination& examination);
 
 /// A frozen process being read. All calls from the thread that built it (ptrace's rule).
 class Capture {

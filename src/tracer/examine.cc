@@ -109,7 +109,7 @@ std::vector<image::Thread> sketch_threads(pid_t pid) {
 
 }  // namespace
 
-Examination examine(pid_t pid, const Options& options) {
+Examination look_at(pid_t pid, const Options& options) {
   refuse_what_has_no_memory(pid);
   refuse_what_may_not_be_read(pid);
   refuse_what_is_not_64_bit(pid);
@@ -132,9 +132,9 @@ Examination examine(pid_t pid, const Options& options) {
   find_seccomp_obstacles(pid, inventory->obstacles);
   find_timer_obstacles(timers, tids, inventory->obstacles);
   if (!options.leave_children) find_children(pid, inventory->obstacles);
-  if (!inventory->obstacles.empty()) throw Refusal(Failure::cannot_carry, inventory->obstacles);
 
   Examination result;
+  result.obstacles = inventory->obstacles;
   result.pid = pid;
   image::Snapshot sketch;
   sketch.host = image::this_host();
@@ -165,6 +165,28 @@ Examination examine(pid_t pid, const Options& options) {
   }
   result.inventory = std::move(inventory);
   return result;
+}
+
+Examination examine(pid_t pid, const Options& options) {
+  Examination result = look_at(pid, options);
+  if (!result.obstacles.empty()) throw Refusal(Failure::cannot_carry, result.obstacles);
+  return result;
+}
+
+image::Snapshot sketch_of(const Examination& examination) {
+  const Inventory& inventory = *examination.inventory;
+  image::Snapshot sketch;
+  sketch.host = examination.needs.host;
+  sketch.files = inventory.files;
+  sketch.objects = inventory.objects;
+  sketch.descriptions = inventory.descriptions;
+  image::Process& process = sketch.processes.emplace_back(read_process(examination.pid));
+  process.executable = inventory.executable;
+  process.executable_deleted = inventory.executable_deleted;
+  process.mappings = inventory.mappings;
+  process.descriptors = inventory.descriptors;
+  for (const int32_t tid : examination.tids) process.threads.emplace_back().tid = tid;
+  return sketch;
 }
 
 }  // namespace rfork::tracer

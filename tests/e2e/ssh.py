@@ -138,6 +138,9 @@ def alive(pid):
 def copy(world):
     sshd = Sshd(world)
     target = world.target("steady")
+    check = sshd.trace(target.real_pid, "ssh:there", "--check", "--json").expect(0, err="").json()
+    expect(check["possible"] and check["paused_ns"], f"{check}")
+    all_over(sshd)
     result = sshd.trace(target.real_pid, "ssh:there", "--json").expect(0, err="").json()
     all_over(sshd)
     expect(alive(result["child_pid"]), "the child ended with its connection")

@@ -13,9 +13,16 @@ import harness
 from harness import expect
 
 
+def would_go(world, target, *arguments, **options):
+    """--check agrees that what follows will go."""
+    said = world.trace("--check", "--json", target.real_pid, *arguments, **options).expect(0).json()
+    expect(said["possible"] and said["reasons"] == [], f"{said}")
+
+
 def through_file(world, program, arguments):
     target = world.target(program, *arguments)
     image = world.folder / "image.rfork"
+    would_go(world, target, "-o", image)
     world.trace(target.real_pid, "-o", image).expect(0)
     expect(image.stat().st_mode & 0o777 == 0o600, f"mode of the image: {image.stat().st_mode:o}")
     copy = world.start([world.program("rfork-run"), image])
@@ -29,12 +36,14 @@ def through_net(world, program, arguments):
     here, there = world.two_hosts()
     daemon = harness.Daemon(world, there)
     target = world.target(program, *arguments, host=here)
+    would_go(world, target, daemon.address, host=here, key=daemon.key)
     world.trace(target.real_pid, daemon.address, host=here, key=daemon.key).expect(0)
     if not target.running():
         raise harness.Failed(f"the original ended: {target.wait()}")
     copy = daemon.child_id()
     # As root with a ghost, which ends as the child does; as an ordinary user without.
     ghost = [] if world.root else ["--no-ghost"]
+    would_go(world, target, "--move", *ghost, daemon.address, host=here, key=daemon.key)
     world.trace("--move", *ghost, target.real_pid, daemon.address, host=here, key=daemon.key).expect(0)
     moved = daemon.child_id(known=[copy])
     if not ghost:

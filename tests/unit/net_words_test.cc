@@ -146,6 +146,7 @@ TEST_CASE("frame headers are judged before their bodies") {
     return back.type == header.type && back.size == header.size;
   };
   CHECK(same({FrameType::offer, kMaxOfferBody}));
+  CHECK(same({FrameType::check, kMaxOfferBody}));
   CHECK(same({FrameType::data, kMaxDataBody}));
   CHECK(same({FrameType::go, 0}));
   const auto refused = [](FrameHeader header) {
@@ -155,7 +156,7 @@ TEST_CASE("frame headers are judged before their bodies") {
   CHECK(refused({FrameType::data, kMaxDataBody + 1}) == Failure::connection_lost);
   CHECK(refused({FrameType::answer, kMaxControlBody + 1}) == Failure::connection_lost);
   CHECK(refused({FrameType::go, UINT32_MAX}) == Failure::connection_lost);
-  for (const int type : {0, 10, 15, 31, 255}) {
+  for (const int type : {0, 12, 15, 31, 255}) {
     CHECK(refused({static_cast<FrameType>(type), 0}) == Failure::connection_lost);
   }
 }

@@ -84,6 +84,17 @@ TEST_CASE("an offer comes back as it was") {
 }
 
 TEST_CASE("other messages come back as they were") {
+  Judgement said;
+  said.reasons = {{"why", "what to do"}};
+  said.warnings = {"warning"};
+  said.present_paths = {"/a"};
+  said.goes_on = said.pid_kept = said.pid_namespace = true;
+  const auto judgement = decode<Judgement>(encode(said));
+  REQUIRE(judgement.reasons.size() == 1);
+  CHECK(judgement.reasons[0].line() == "why; what to do");
+  CHECK(judgement.warnings == said.warnings);
+  CHECK(judgement.present_paths == said.present_paths);
+  CHECK((judgement.goes_on && judgement.pid_kept && judgement.pid_namespace));
   const auto answer = decode<Answer>(encode(Answer{{"/a", "/b"}, {"warning"}}));
   CHECK(answer.present_paths == std::set<std::string>{"/a", "/b"});
   CHECK(answer.warnings == std::vector<std::string>{"warning"});
