@@ -41,7 +41,7 @@ struct Arguments {
   std::string pid_file;
   std::string pid_mode = "auto";
   bool background = false;
-  bool ignore_cpu = false, overwrite_files = false, drop_locks = false;
+  bool ignore_cpu = false, overwrite_files = false, changed_files = false, drop_locks = false;
   bool json = false, verbose = false;
 };
 
@@ -75,6 +75,8 @@ void add_options(CLI::App& app, Arguments& arguments) {
                "Accept a CPU that lacks what the origin's has");
   app.add_flag("--overwrite-files", arguments.overwrite_files,
                "Replace files here that have other contents");
+  app.add_flag("--changed-files", arguments.changed_files,
+               "Take open files as they are here by now");
   app.add_flag("--drop-locks", arguments.drop_locks,
                "Go on without file locks that others hold here");
   app.add_flag("--json", arguments.json, "One line of JSON (with -d on stdout, else on stderr)");
@@ -113,6 +115,7 @@ loader::Options restore_options(const Arguments& arguments) {
   if (arguments.pid_mode == "new") options.pid_mode = loader::PidMode::fresh;
   options.ignore_cpu = arguments.ignore_cpu;
   options.overwrite_files = arguments.overwrite_files;
+  options.changed_files = arguments.changed_files;
   options.drop_locks = arguments.drop_locks;
   options.foreground = !arguments.background;
   options.as_image_user = true;
