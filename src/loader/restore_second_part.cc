@@ -94,8 +94,14 @@ void Restore::State::add_last_steps(const ThreadPlanInput& input) {
   add_pending_signals(*plan_, process_);
   add_limits(*plan_, settings_);
   add_credentials(*plan_, input);
-  add_working_directory(*plan_, settings_);
+  if (removed_cwd_) {
+    plan_->call(SYS_fchdir, {static_cast<uint64_t>(handed_(removed_cwd_.get()))},
+                "fchdir to the removed working directory");
+  } else {
+    add_working_directory(*plan_, settings_);
+  }
   open_files_->add_opened_by_child(*plan_);
+  open_files_->add_pidfds(*plan_);
   open_files_->add_watches(*plan_);
   plan_->op(OpKind::gather_threads, {process_.threads.size() - 1}, "wait for the threads");
   add_dumpable(*plan_, process_);
