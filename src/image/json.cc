@@ -17,9 +17,10 @@ constexpr size_t kMaxDepth = 16;
 // The words of each enumeration, by value.
 constexpr std::array kObjectKinds{"shared_anonymous", "memfd", "deleted_file", "file",
                                   "file_pages"};
-constexpr std::array kDescriptionKinds{"regular", "directory", "device",  "contents",
-                                       "stdio",   "relay",     "eventfd", "signalfd",
-                                       "timerfd", "epoll",     "pipe",    "socket"};
+constexpr std::array kDescriptionKinds{
+    "regular", "directory", "device",      "contents", "stdio", "relay",
+    "eventfd", "signalfd",  "timerfd",     "epoll",    "pipe",  "socket",
+    "inotify", "fifo",      "kernel_file", "path",     "pidfd"};
 constexpr std::array kRelayTypes{"reader", "writer", "socket", "terminal"};
 constexpr std::array kLockKinds{"posix", "description", "flock"};
 constexpr std::array kMappingKinds{"anonymous", "file", "object", "vdso", "vvar"};

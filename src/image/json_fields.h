@@ -86,6 +86,15 @@ void visit_fields(auto& visit, Is<FileTimer> auto& x) {
   visit("ticks", x.ticks);
 }
 
+void visit_fields(auto& visit, Is<InotifyWatch> auto& x) {
+  visit("wd", x.wd);
+  visit("mask", x.mask);
+  visit("path", x.path);
+  visit("inode", x.inode);
+  visit("change_time_ns", x.change_time_ns);
+  visit("object", x.object);
+}
+
 void visit_fields(auto& visit, Is<Description> auto& x) {
   visit("id", x.id);
   visit("kind", x.kind);
@@ -110,6 +119,9 @@ void visit_fields(auto& visit, Is<Description> auto& x) {
   visit.later("owner_type", x.owner_type);
   visit.later("owner", x.owner);
   visit.later("owner_signal", x.owner_signal);
+  visit.later("inotify", x.inotify);
+  visit.later("mode", x.mode);
+  visit.later("removed", x.removed);
 }
 
 void visit_fields(auto& visit, Is<Descriptor> auto& x) {
@@ -285,6 +297,7 @@ void visit_head(auto& visit, Is<Process> auto& x) {
   visit("executable", x.executable);
   visit("executable_deleted", x.executable_deleted);
   visit("cwd", x.cwd);
+  visit.later("cwd_removed", x.cwd_removed);
   visit("root", x.root);
   visit("umask", x.umask);
   visit("personality", x.personality);

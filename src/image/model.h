@@ -108,6 +108,17 @@ struct FileTimer {
   uint64_t ticks = 0;  ///< expirations that nobody has read
 };
 
+/// A watch of an inotify(7) instance.
+struct InotifyWatch {
+  int32_t wd = 0;              ///< watch descriptor: what events and the process name it by
+  uint32_t mask = 0;           ///< IN_*, as inotify_add_watch(2) is to be given it
+  std::string path;            ///< a name that leads to what is watched
+  uint64_t inode = 0;          ///< what it led to; comparable only under the same boot id
+  int64_t change_time_ns = 0;  ///< its st_ctim at the capture
+  /// What is watched is a deleted file whose contents travel.
+  std::optional<uint32_t> object;
+};
+
 /// An open file description: what several descriptors may share.
 struct Description {
   enum class Kind : uint8_t {
@@ -127,6 +138,11 @@ struct Description {
     pipe,       ///< an end of a pipe whose other end is the process's too: `other`
     socket,     ///< one of a pair of connected unix stream sockets that are both the process's:
                 ///< `other`
+    inotify,    ///< `inotify`
+    fifo,       ///< an end of a FIFO that only the process has open: `other`, `mode`, `removed`
+    kernel_file,  ///< a file or directory of /proc or /sys: the child opens its own
+    path,         ///< opened with O_PATH, and no regular file or directory: `mode`
+    pidfd,        ///< of the process itself; with PIDFD_THREAD in `flags` of its leader
   };
   /// What a relayed description is.
   enum class RelayType : uint8_t {
@@ -155,10 +171,14 @@ struct Description {
   uint32_t other = 0;
   uint64_t capacity = 0;  ///< of a pipe, bytes: F_GETPIPE_SZ; of a socket: SO_RCVBUF as it is read
   std::vector<Bytes> queued;  ///< what can be read: of a pipe in packet mode a packet each
-  int32_t shut = 0;           ///< of a socket: 1 it reads no more, 2 it writes no more
   int32_t owner_type = 0;     ///< F_SETOWN_EX: F_OWNER_*
   int32_t owner = 0;          ///< who gets the signals of O_ASYNC; 0: nobody
   int32_t owner_signal = 0;   ///< F_SETSIG
+  /// What an inotify instance watches, by wd. `count` is the bytes of events that nobody has read.
+  std::vector<InotifyWatch> inotify;
+  uint32_t mode = 0;     ///< st_mode
+  bool removed = false;  ///< of a FIFO or directory: its name is gone
+  int32_t shut = 0;      ///< of a socket: 1 it reads no more, 2 it writes no more
 };
 
 struct Descriptor {
@@ -352,6 +372,7 @@ struct Process {
   uint32_t executable = 0;                ///< File id, or an Object id when executable_deleted
   bool executable_deleted = false;
   std::string cwd;
+  bool cwd_removed = false;  ///< it has no name any more
   std::string root;
   uint32_t umask = 022;
   uint64_t personality = 0;

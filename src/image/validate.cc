@@ -63,11 +63,24 @@ void validate_object(const Object& object, const KnownIds& known) {
           "object {} has the huge page size {}", object.id, object.huge_page_size);
 }
 
+void validate_watches(const Description& description, const KnownIds& known) {
+  constexpr NoteType kNote = NoteType::descriptions;
+  int32_t before = 0;
+  for (const InotifyWatch& watch : description.inotify) {
+    require(watch.wd > before, kNote, "description {} has the watch {} behind {}", description.id,
+            watch.wd, before);
+    before = watch.wd;
+    require(watch.object ? KnownIds::has(known.objects, *watch.object) : is_path(watch.path), kNote,
+            "description {} watches nothing by {}", description.id, watch.wd);
+  }
+}
+
 void validate_description(const Description& description, const KnownIds& known) {
   constexpr NoteType kNote = NoteType::descriptions;
   using Kind = Description::Kind;
   const bool by_path = description.kind == Kind::regular || description.kind == Kind::directory ||
-                       description.kind == Kind::device;
+                       description.kind == Kind::device || description.kind == Kind::fifo ||
+                       description.kind == Kind::kernel_file || description.kind == Kind::path;
   require(by_path ? is_path(description.path) : !has_nul(description.path), kNote,
           "description {} has a wrong path", description.id);
   require(description.kind != Kind::regular || description.file, kNote,
@@ -82,9 +95,13 @@ void validate_description(const Description& description, const KnownIds& known)
     require(lock.start <= INT64_MAX && lock.size <= INT64_MAX - lock.start, kNote,
             "description {} has a wrong lock at {:#x}", description.id, lock.start);
   }
-  const bool paired = description.kind == Kind::pipe || description.kind == Kind::socket;
+  const bool paired = description.kind == Kind::pipe || description.kind == Kind::socket ||
+                      description.kind == Kind::fifo;
   require(!paired || KnownIds::has(known.descriptions, description.other), kNote,
           "description {} names an unknown other one", description.id);
+  require(description.kind != Kind::path || description.file, kNote, "description {} names no file",
+          description.id);
+  validate_watches(description, known);
   require(description.timer.value_ns >= 0 && description.timer.interval_ns >= 0, kNote,
           "description {} has a wrong time", description.id);
   require(description.offset >= 0, kNote, "description {} has the offset {}", description.id,

@@ -43,6 +43,20 @@ bool CreatedFiles::make_directories(const std::string& path, std::vector<std::st
   return true;
 }
 
+UniqueFd CreatedFiles::removed_directory(const std::string& path) {
+  const std::string folder = path.substr(0, path.rfind('/') + 1);
+  const std::string beside = fmt::format("{}.rfork-{}-directory", folder, ::getpid());
+  for (const std::string& name : {path, beside, fmt::format("/tmp/.rfork-{}", ::getpid())}) {
+    if (::mkdir(name.c_str(), 0700) != 0) continue;
+    UniqueFd fd = try_open(name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+    const int reason = errno;
+    ::rmdir(name.c_str());
+    errno = reason;
+    return fd;
+  }
+  return {};
+}
+
 UniqueFd CreatedFiles::create(const std::string& path, mode_t mode, bool replace) {
   for (int attempt = 0; attempt < 100; ++attempt) {
     const std::string temporary = fmt::format("{}.rfork-{}-{}", path, ::getpid(), attempt);
@@ -54,6 +68,14 @@ UniqueFd CreatedFiles::create(const std::string& path, mode_t mode, bool replace
     return fd;
   }
   return {};
+}
+
+std::string CreatedFiles::create_fifo(const std::string& path, mode_t mode) {
+  std::string temporary = fmt::format("{}.rfork-{}-fifo", path, ::getpid());
+  if (::mkfifo(temporary.c_str(), 0600) != 0) return {};
+  ::chmod(temporary.c_str(), mode & 07777);
+  files_.push_back({temporary, path, false});
+  return temporary;
 }
 
 void CreatedFiles::keep() {

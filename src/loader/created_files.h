@@ -25,9 +25,16 @@ class CreatedFiles {
   /// result and errno when it fails (`ok` false).
   bool make_directories(const std::string& path, std::vector<std::string>* made);
 
+  /// A directory that had the name `path` and has none any more. Empty with errno set on failure.
+  static UniqueFd removed_directory(const std::string& path);
+
   /// An empty file that will be called `path` after keep(). Empty UniqueFd with errno set on
   /// failure. `replace`: an existing file of that name is replaced.
   UniqueFd create(const std::string& path, mode_t mode, bool replace);
+
+  /// An empty FIFO that will be called `path` after keep(), and its name until then; empty with
+  /// errno set on failure.
+  std::string create_fifo(const std::string& path, mode_t mode);
 
   /// The names appear now. Throws Error when one can't; those before it have appeared.
   void keep();

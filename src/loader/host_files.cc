@@ -103,10 +103,23 @@ UniqueFd contents_memfd(const Object& object) {
   return fd;
 }
 
-/// With the same name as it had, if that is free; else without.
+/// Files that O_TMPFILE made are called so by the kernel (fs/dcache.c: d_mark_tmpfile).
+bool never_had_name(const Object& object) {
+  const std::string name = object.name.substr(object.name.rfind('/') + 1);
+  return name.size() > 1 && name[0] == '#' &&
+         name.find_first_not_of("0123456789", 1) == std::string::npos;
+}
+
+/// With the same name as it had, if that is free; else without. One that never had a name can be
+/// given one by linkat(2) still.
 UniqueFd deleted_file(const Object& object) {
   if (!object.name.starts_with('/')) return {};
-  UniqueFd fd = try_open(object.name, O_RDWR | O_CREAT | O_EXCL, 0600);
+  UniqueFd fd;
+  if (never_had_name(object)) {
+    fd = try_open(object.name.substr(0, object.name.rfind('/') + 1), O_RDWR | O_TMPFILE, 0600);
+    if (fd) return fd;
+  }
+  fd = try_open(object.name, O_RDWR | O_CREAT | O_EXCL, 0600);
   if (fd) {
     ::unlink(object.name.c_str());
     return fd;
@@ -148,10 +161,13 @@ HostFiles::Contents HostFiles::carried_file(const Object& object) {
     const File found = image::identify(here.get(), there->path);
     if (image::same_inode(*there, found, same_boot_) || image::open_same(*there, same_boot_))
       return contents;
+    if (options_.changed_files) return contents;
     if (!options_.overwrite_files) {
-      findings_.refuse(fmt::format("{} exists here with other contents: {} instead of {}",
-                                   there->path, human_bytes(found.size), human_bytes(there->size)),
-                       "--overwrite-files replaces it by the image's");
+      findings_.refuse(
+          fmt::format("{} exists here with other contents: {} instead of {}", there->path,
+                      human_bytes(found.size), human_bytes(there->size)),
+          "--overwrite-files replaces it by the image's, rfork-run --changed-files takes it as "
+          "it is");
       refused_files_.insert(there->id);
       return contents;
     }
@@ -176,6 +192,18 @@ HostFiles::Contents HostFiles::carried_file(const Object& object) {
 Sink HostFiles::sink(uint32_t id) const {
   const auto found = objects_.find(id);
   return found == objects_.end() ? Sink{} : found->second.sink;
+}
+
+int HostFiles::contents_of(uint32_t object) const {
+  const auto found = objects_.find(object);
+  return found == objects_.end() ? -1 : found->second.fd.get();
+}
+
+int HostFiles::contents_of(const std::string& path) const {
+  for (const auto& [file, object] : carried_files_) {
+    if (object->name == path) return contents_of(object->id);
+  }
+  return -1;
 }
 
 // --- files that are mapped ---
@@ -363,18 +391,31 @@ UniqueFd HostFiles::open_named(const Description& description, const File& file,
 bool HostFiles::check_same(const Description& description, const File& there, int fd) {
   const File here = image::identify(fd, description.path);
   if (image::same_inode(there, here, same_boot_)) {
-    if (here.size >= there.size) return true;
-    findings_.refuse(fmt::format("the open file {} was cut from {} to {} bytes since the capture",
-                                 description.path, there.size, here.size));
-    return false;
+    if (here.size == there.size) return true;
+    const bool cut = here.size < there.size;
+    return accept(
+        fmt::format("the open file {} {} from {} to {} bytes since the capture", description.path,
+                    cut ? "was cut" : "has grown", there.size, here.size),
+        !cut || options_.changed_files, "rfork-run --changed-files goes on with it as it is");
   }
   if (options_.agreed_files.contains(there.id) || image::same_contents(there, here, same_boot_))
     return true;
   if (image::open_same(there, same_boot_)) return true;
-  findings_.refuse(fmt::format("{} is another file here ({}) than the one that was open ({})",
-                               description.path, human_bytes(here.size), human_bytes(there.size)),
-                   "copy it here, or write the image without --thin");
-  return false;
+  return accept(fmt::format("{} is another file here ({}) than the one that was open ({})",
+                            description.path, human_bytes(here.size), human_bytes(there.size)),
+                options_.changed_files,
+                "copy it here, or write the image without --thin; rfork-run --changed-files takes "
+                "it as it is");
+}
+
+/// What differs is said, or is the reason why not.
+bool HostFiles::accept(std::string difference, bool accepted, std::string advice) {
+  if (accepted) {
+    findings_.warn(std::move(difference));
+  } else {
+    findings_.refuse(std::move(difference), std::move(advice));
+  }
+  return accepted;
 }
 
 }  // namespace rfork::loader

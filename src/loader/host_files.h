@@ -49,6 +49,12 @@ class HostFiles {
   /// Opens the file or contents of a description (kinds regular and contents) anew with `flags`;
   /// empty when that was refused.
   UniqueFd open_description(const image::Description& description);
+  /// What stands for carried contents: of the named file `path`, or of an object. -1: nothing, or
+  /// this host's own file.
+  int contents_of(const std::string& path) const;
+  int contents_of(uint32_t object) const;
+  /// The image was taken under the kernel that runs here.
+  bool same_boot() const { return same_boot_; }
   /// The names of created files appear.
   void keep() { created_.keep(); }
   CreatedFiles& created() { return created_; }
@@ -76,6 +82,7 @@ class HostFiles {
   void find_file(const image::File& file, const image::Mapping& mapping);
   void find_writable(const image::File& file, bool must_write);
   UniqueFd open_named(const image::Description& description, const image::File& file, int flags);
+  bool accept(std::string difference, bool accepted, std::string advice);
   bool check_same(const image::Description& description, const image::File& there, int fd);
 
   const image::Snapshot& snapshot_;

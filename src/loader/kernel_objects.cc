@@ -74,12 +74,6 @@ UniqueFd make(const Description& description, Findings& findings) {
   }
 }
 
-/// O_NONBLOCK and the like, as the description had them.
-void set_status_flags(int fd, int32_t flags) {
-  constexpr int32_t kSettable = O_NONBLOCK | O_APPEND | O_DIRECT;
-  (void)::fcntl(fd, F_SETFL, flags & kSettable);
-}
-
 /// O_DIRECT if what is written to the pipe stays in packets: only its writers have the flag.
 int packet_mode(const image::Snapshot& snapshot, const Description& pipe) {
   return std::ranges::any_of(snapshot.descriptions,
@@ -89,6 +83,13 @@ int packet_mode(const image::Snapshot& snapshot, const Description& pipe) {
                              })
              ? O_DIRECT
              : 0;
+}
+
+}  // namespace
+
+void set_status_flags(int fd, int32_t flags) {
+  constexpr int32_t kSettable = O_NONBLOCK | O_APPEND | O_DIRECT;
+  (void)::fcntl(fd, F_SETFL, flags & kSettable);
 }
 
 void fill_pipe(int fd, const Description& description, Findings& findings) {
@@ -105,8 +106,6 @@ void fill_pipe(int fd, const Description& description, Findings& findings) {
     }
   }
 }
-
-}  // namespace
 
 UniqueFd make_kernel_object(const Description& description, Findings& findings) {
   UniqueFd fd = make(description, findings);

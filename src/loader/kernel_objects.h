@@ -40,6 +40,11 @@ class ChannelMaker {
   std::map<uint32_t, UniqueFd> waiting_;  ///< the other socket of a pair, by its description
 };
 
+/// O_NONBLOCK and the like, as the description had them.
+void set_status_flags(int fd, int32_t flags);
+/// Gives a pipe or FIFO its capacity and what was in it. `fd` writes and doesn't wait.
+void fill_pipe(int fd, const image::Description& description, Findings& findings);
+
 /// The child's own calls, with all descriptors in place: timers get their time (captured when it
 /// was `realtime_ns`), epoll instances what they watch.
 void arm_timer(PlanWriter& plan, int fd, const image::FileTimer& timer, int64_t realtime_ns);

@@ -6,7 +6,6 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,34 +24,6 @@ using image::FileLock;
 using plan::OpKind;
 
 namespace {
-
-struct KnownDevice {
-  const char* path;
-  unsigned major, minor;
-};
-constexpr KnownDevice kDevices[] = {
-    {"/dev/null", 1, 3},   {"/dev/zero", 1, 5},    {"/dev/full", 1, 7},
-    {"/dev/random", 1, 8}, {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0},
-};
-
-bool is_same_device(const std::string& path, const struct stat& status) {
-  if (!S_ISCHR(status.st_mode)) return false;
-  const auto known = std::find_if(std::begin(kDevices), std::end(kDevices),
-                                  [&](const KnownDevice& device) { return path == device.path; });
-  return known == std::end(kDevices) || status.st_rdev == makedev(known->major, known->minor);
-}
-
-/// A path of the kernel's own file systems, which has no contents to compare.
-bool is_kernel_path(const std::string& path) {
-  return path.starts_with("/proc/") || path.starts_with("/sys/");
-}
-
-/// /proc/OLDPID/x is /proc/self/x.
-std::string own_proc_path(const std::string& path, int32_t old_pid) {
-  const std::string old = fmt::format("/proc/{}", old_pid);
-  if (path == old || path.starts_with(old + "/")) return "/proc/self" + path.substr(old.size());
-  return path;
-}
 
 /// The system call that takes a lock: fcntl with `range`, or flock, which has no argument more.
 struct LockCall {
@@ -104,7 +75,9 @@ OpenFiles::OpenFiles(const image::Snapshot& snapshot, const Options& options, Ho
       options_(options),
       files_(files),
       findings_(findings),
-      channels_(snapshot) {
+      channels_(snapshot),
+      fifos_(snapshot, files, findings),
+      inotify_(files) {
   for (const Descriptor& descriptor : process_.descriptors) {
     highest_ = std::max(highest_, descriptor.fd);
     if (opened_.contains(descriptor.description)) continue;
@@ -144,21 +117,21 @@ OpenFiles::Opened OpenFiles::open_one(const Description& description) {
     case Description::Kind::pipe:
     case Description::Kind::socket:
       return own(channels_.open(description, findings_));
+    case Description::Kind::inotify:
+      return own(inotify_.make(description, findings_));
+    case Description::Kind::fifo:
+      return own(fifos_.open(description));
+    case Description::Kind::kernel_file:
+      return check_kernel_file(description);
+    case Description::Kind::path:
+      return open_bare_path(description);
+    case Description::Kind::pidfd:
+      return {};  // when there is a process
     case Description::Kind::regular:
     case Description::Kind::contents:
       break;
   }
-  Opened opened;
-  opened.flags = reopen_flags(description.flags);
-  opened.offset = description.offset;
-  if (description.kind == Description::Kind::regular && is_kernel_path(description.path)) {
-    opened.child_path = own_proc_path(description.path, process_.pid);
-    return opened;
-  }
-  opened.own = files_.open_description(description);
-  opened.fd = opened.own.get();
-  if (opened.own && (opened.flags & O_PATH) == 0) ::lseek(opened.fd, description.offset, SEEK_SET);
-  return opened;
+  return open_file(description);
 }
 
 OpenFiles::Opened OpenFiles::open_stdio(const Description& description) {
@@ -183,43 +156,6 @@ OpenFiles::Opened OpenFiles::open_relay(const Description& description) {
   const auto found = options_.relays.find(description.id);
   if (found == options_.relays.end()) return open_stdio(description);
   opened.fd = found->second;
-  return opened;
-}
-
-OpenFiles::Opened OpenFiles::check_device(const Description& description) {
-  Opened opened;
-  opened.child_path = description.path;
-  opened.flags = reopen_flags(description.flags);
-  struct stat status;
-  if (::stat(description.path.c_str(), &status) < 0) {
-    findings_.refuse(
-        fmt::format("the device {} isn't here: {}", description.path, std::strerror(errno)));
-  } else if (!is_same_device(description.path, status)) {
-    findings_.refuse(fmt::format("{} is another kind of file here than the device that was open",
-                                 description.path));
-  } else if (description.path == "/dev/tty" && !try_open(description.path, O_RDWR | O_NOCTTY)) {
-    findings_.warn("there is no terminal here: /dev/tty becomes /dev/null");
-    opened.child_path = "/dev/null";
-  }
-  return opened;
-}
-
-OpenFiles::Opened OpenFiles::check_directory(const Description& description) {
-  Opened opened;
-  opened.child_path = own_proc_path(description.path, process_.pid);
-  opened.flags = reopen_flags(description.flags);
-  opened.offset = description.offset;
-  struct stat status;
-  if (is_kernel_path(description.path) ||
-      (::stat(description.path.c_str(), &status) == 0 && S_ISDIR(status.st_mode))) {
-    return opened;
-  }
-  std::vector<std::string> made;
-  if (!files_.created().make_directories(description.path, &made)) {
-    findings_.refuse(fmt::format("the open directory {} isn't here and can't be made: {}",
-                                 description.path, std::strerror(errno)));
-  }
-  for (const std::string& path : made) findings_.warn("created directory " + path);
   return opened;
 }
 
@@ -250,6 +186,7 @@ void OpenFiles::hand(HandedFds& handed) const {
 void OpenFiles::let_go() {
   for (auto& [id, opened] : opened_) opened.own.reset();
   channels_.let_go();
+  fifos_.let_go();
 }
 
 void OpenFiles::add_handed(PlanWriter& plan, HandedFds& handed) const {
@@ -300,6 +237,44 @@ void OpenFiles::add_opened_by_child(PlanWriter& plan) const {
       plan.try_call(SYS_lseek, {number, static_cast<uint64_t>(opened.offset), SEEK_SET},
                     fmt::format("lseek of descriptor {}", descriptor.fd));
     }
+  }
+}
+
+/// pidfd_open(2) takes the lowest free number, which is known: all others are in place.
+void OpenFiles::add_pidfds(PlanWriter& plan) const {
+  std::set<int> used;
+  std::map<uint32_t, std::vector<Descriptor>> pidfds;
+  for (const Descriptor& descriptor : process_.descriptors) {
+    const Description* description = image::find_id(snapshot_.descriptions, descriptor.description);
+    if (description != nullptr && description->kind == Description::Kind::pidfd) {
+      pidfds[description->id].push_back(descriptor);
+    } else {
+      used.insert(descriptor.fd);
+    }
+  }
+  for (const auto& [id, descriptors] : pidfds) {
+    int free = 0;
+    while (used.contains(free)) ++free;
+    const int32_t flags = image::find_id(snapshot_.descriptions, id)->flags;
+    const auto number = static_cast<uint64_t>(free);
+    const uint64_t open =
+        plan.call(SYS_pidfd_open, {0, static_cast<uint64_t>(flags & (O_NONBLOCK | O_EXCL))},
+                  fmt::format("open the pidfd {}", descriptors[0].fd), free);
+    plan.at(open).own_pid = 1u << 0;
+    bool stays = false;
+    for (const Descriptor& descriptor : descriptors) {
+      const auto fd = static_cast<uint64_t>(descriptor.fd);
+      used.insert(descriptor.fd);
+      stays = stays || descriptor.fd == free;
+      const uint64_t cloexec = descriptor.close_on_exec ? 1u : 0u;
+      if (descriptor.fd == free) {
+        plan.call(SYS_fcntl, {fd, F_SETFD, cloexec}, "set close-on-exec of a pidfd");
+      } else {
+        plan.call(SYS_dup3, {number, fd, cloexec != 0 ? O_CLOEXEC : 0u},
+                  fmt::format("place descriptor {}", descriptor.fd), descriptor.fd);
+      }
+    }
+    if (!stays) plan.call(SYS_close, {number}, "close a pidfd");
   }
 }
 

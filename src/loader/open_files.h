@@ -9,7 +9,9 @@
 
 #include "base/unique_fd.h"
 #include "image/model.h"
+#include "loader/fifos.h"
 #include "loader/host_files.h"
+#include "loader/inotify_instances.h"
 #include "loader/kernel_objects.h"
 #include "loader/memory_plan.h"
 #include "loader/plan_writer.h"
@@ -31,6 +33,8 @@ class OpenFiles {
   /// Closes what this process opened: the child has it. Who reads a pipe of its own would else not
   /// see its end.
   void let_go();
+  /// The child is about to run, and all files have their names.
+  void begin_queues() { inotify_.begin_queues(); }
   /// Puts descriptors that this process opened at their numbers.
   void add_handed(PlanWriter& plan, HandedFds& handed) const;
   /// Makes the terminal that stands in for the image's the child's own. After add_handed().
@@ -45,6 +49,8 @@ class OpenFiles {
   /// Opens what only the child can open (directories in its own mount namespace, /proc/self). With
   /// the child's own user.
   void add_opened_by_child(PlanWriter& plan) const;
+  /// Opens the child's own pidfds, when all other descriptors are in place.
+  void add_pidfds(PlanWriter& plan) const;
 
   enum class Locks {
     free,         ///< those that can be had at once: before READY
@@ -68,8 +74,12 @@ class OpenFiles {
   Opened open_one(const image::Description& description);
   Opened open_stdio(const image::Description& description);
   Opened open_relay(const image::Description& description);
+  Opened open_file(const image::Description& description);
   Opened check_device(const image::Description& description);
   Opened check_directory(const image::Description& description);
+  Opened removed_directory(const image::Description& description);
+  Opened check_kernel_file(const image::Description& description);
+  Opened open_bare_path(const image::Description& description);
   void for_each_of(image::Description::Kind kind,
                    const std::function<void(int, const image::Description&)>& visit) const;
   void sort_locks(const image::Description& description, Opened& opened);
@@ -80,6 +90,8 @@ class OpenFiles {
   HostFiles& files_;
   Findings& findings_;
   ChannelMaker channels_;
+  Fifos fifos_;
+  InotifyInstances inotify_;
   std::map<uint32_t, Opened> opened_;
   UniqueFd null_;
   int highest_ = -1;

@@ -57,6 +57,9 @@ struct Options {
   std::map<uint32_t, int> agreed_files;
   /// A named file that exists here with other contents than the image's is replaced; else refused.
   bool overwrite_files = false;
+  /// An open file that is another here, or shorter than at the capture, is taken as it is; else
+  /// refused.
+  bool changed_files = false;
   /// The original of a move stands frozen until go() has returned: file locks that it holds are
   /// free only then.
   bool original_waits = false;

@@ -80,7 +80,8 @@ void Restore::State::open_as_user() {
   const ActAs as_user(user_);
   files_ = std::make_unique<HostFiles>(snapshot_, options_, findings_);
   open_files_ = std::make_unique<OpenFiles>(snapshot_, options_, *files_, findings_);
-  settings_.cwd = working_directory(process_, *files_, findings_);
+  if (process_.cwd_removed) removed_cwd_ = CreatedFiles::removed_directory(process_.cwd);
+  if (!removed_cwd_) settings_.cwd = working_directory(process_, *files_, findings_);
 }
 
 std::vector<image::Mapping> Restore::State::place_memory() {
@@ -160,6 +161,7 @@ void Restore::State::make_plan(std::vector<image::Mapping> mappings) {
   open_files_->hand(handed_);
   for (const auto& [fd, seals] : files_->seals()) handed_(fd);
   if (files_->executable() >= 0) handed_(files_->executable());
+  if (removed_cwd_) handed_(removed_cwd_.get());
   fill_header();
 }
 

@@ -119,8 +119,14 @@ void Restore::State::add_last_steps(const ThreadPlanInput& input) {
   add_pending(*plan_, process_, process_.threads[0]);
   add_limits(*plan_, settings_);
   add_credentials(*plan_, input, 0);
-  add_working_directory(*plan_, settings_);
+  if (removed_cwd_) {
+    plan_->call(SYS_fchdir, {static_cast<uint64_t>(handed_(removed_cwd_.get()))},
+                "fchdir to the removed working directory");
+  } else {
+    add_working_directory(*plan_, settings_);
+  }
   open_files_->add_opened_by_child(*plan_);
+  open_files_->add_pidfds(*plan_);
   open_files_->add_watches(*plan_);
   open_files_->add_owners(*plan_, input.tids);
   add_dumpable(*plan_, process_);

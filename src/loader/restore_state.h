@@ -57,6 +57,7 @@ struct Restore::State {
   std::unique_ptr<OpenFiles> open_files_;
   ProcessSettings settings_;
   Attributes attributes_;
+  UniqueFd removed_cwd_;  ///< the working directory, where its name is gone
   ThreadFrames frames_;
   Hole hole_;
   uint64_t vdso_place_ = 0;

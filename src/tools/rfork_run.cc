@@ -41,7 +41,8 @@ struct Arguments {
   std::string pid_file;
   std::string pid_mode = "auto";
   bool background = false;
-  bool ignore_cpu = false, overwrite_files = false, drop_locks = false, drop_attributes = false;
+  bool ignore_cpu = false, overwrite_files = false, changed_files = false, drop_locks = false;
+  bool drop_attributes = false;
   bool json = false, verbose = false;
 };
 
@@ -75,6 +76,8 @@ void add_options(CLI::App& app, Arguments& arguments) {
                "Accept a CPU that lacks what the origin's has");
   app.add_flag("--overwrite-files", arguments.overwrite_files,
                "Replace files here that have other contents");
+  app.add_flag("--changed-files", arguments.changed_files,
+               "Take open files as they are here by now");
   app.add_flag("--drop-locks", arguments.drop_locks,
                "Go on without file locks that others hold here");
   app.add_flag("--drop-attributes", arguments.drop_attributes,
@@ -115,6 +118,7 @@ loader::Options restore_options(const Arguments& arguments) {
   if (arguments.pid_mode == "new") options.pid_mode = loader::PidMode::fresh;
   options.ignore_cpu = arguments.ignore_cpu;
   options.overwrite_files = arguments.overwrite_files;
+  options.changed_files = arguments.changed_files;
   options.drop_locks = arguments.drop_locks;
   options.drop_attributes = arguments.drop_attributes;
   options.foreground = !arguments.background;

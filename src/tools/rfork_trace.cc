@@ -192,7 +192,7 @@ tracer::Options capture_options(const Arguments& arguments) {
     options.leave_children = true;  // the one that is on its way to be this program
   }
   // As after fork(2): the child has none of its parent's locks and timers.
-  if (arguments.as_fork) options.drop_locks = options.drop_timers = true;
+  if (arguments.as_fork) options.drop_locks = options.drop_timers = options.forked = true;
   options.interrupted = was_interrupted(arguments);
   return options;
 }

@@ -184,6 +184,8 @@ void Capture::State::take_stock(const std::vector<MapsLine>& maps,
   input.drop_fds = options.drop_fds;
   input.drop_locks = options.drop_locks;
   input.relay = options.relay;
+  input.forked = options.forked;
+  input.leave_children = options.leave_children;
   input.relay_input = options.relay_input;
   input.earlier = examination.inventory.get();
   input.copy = copy ? copy->pid() : 0;

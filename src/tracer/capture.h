@@ -37,6 +37,9 @@ struct Options {
   bool relay_input = false;  ///< standard input too; else the child finds it empty
   bool glance = false;  ///< only the snapshot is wanted: the original goes on as soon as it can,
                         ///< and nothing can be read
+  /// The process is a fork of its parent's that was made to be taken away: of the kernel objects
+  /// that they share it gets its own.
+  bool forked = false;
   /// Written into the image's memory, not the original's: how a program that asked for this tells
   /// which of the two it is.
   std::vector<image::MemoryPatch> patches;

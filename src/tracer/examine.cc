@@ -1,6 +1,7 @@
 #include <elf.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -122,6 +123,8 @@ Examination look_at(pid_t pid, const Options& options) {
   input.drop_fds = options.drop_fds;
   input.drop_locks = options.drop_locks;
   input.relay = options.relay;
+  input.forked = options.forked;
+  input.leave_children = options.leave_children;
   input.relay_input = options.relay_input;
   auto inventory = std::make_shared<Inventory>(take_inventory(input));
 
@@ -154,7 +157,7 @@ Examination look_at(pid_t pid, const Options& options) {
   for (const image::File& file : inventory->files) {
     if (inventory->open_files.contains(file.id)) {
       result.open_files.push_back(file);
-    } else {
+    } else if (S_ISREG(file.mode)) {
       result.mapped_files.push_back(file);
     }
   }

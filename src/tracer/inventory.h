@@ -52,6 +52,8 @@ struct InventoryInput {
   std::set<int> drop_fds;
   bool drop_locks = false;
   bool relay = false, relay_input = false;
+  bool forked = false;                 ///< what it shares with others is no obstacle
+  bool leave_children = false;         ///< what it shares with its descendants is none
   const Inventory* earlier = nullptr;  ///< digests are taken from there; the process is stopped
   pid_t copy = 0;                      ///< a copy of the process that was made for us; 0: none
 };

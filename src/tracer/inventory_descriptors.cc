@@ -17,9 +17,13 @@
 
 #include "base/io.h"
 #include "tracer/descriptor_owner.h"
+#include "tracer/inotify_watches.h"
 #include "tracer/inventory.h"
 #include "tracer/kernel_objects.h"
 #include "tracer/own_channels.h"
+#include "tracer/own_fifos.h"
+#include "tracer/shared_objects.h"
+#include "tracer/special_files.h"
 
 namespace rfork::tracer {
 
@@ -57,7 +61,9 @@ std::optional<OpenFd> look_at(pid_t pid, int fd) {
     return std::nullopt;  // closed meanwhile
   open.path = *link;
   constexpr std::string_view kDeleted = " (deleted)";
-  if (open.path.ends_with(kDeleted) && open.status.st_nlink == 0) {
+  // A file with other names left may be called so itself.
+  if (open.path.ends_with(kDeleted) &&
+      (open.status.st_nlink == 0 || !open_in_process(pid, open.path, O_PATH | O_NOFOLLOW))) {
     open.path.resize(open.path.size() - kDeleted.size());
   }
   open.offset = std::strtoll(value_of(*info, "pos").value_or("0").c_str(), nullptr, 10);
@@ -91,23 +97,8 @@ bool is_terminal(const struct stat& status) {
   return number == 4 || number == 5 || (number >= 136 && number <= 143) || number == 204;
 }
 
-bool on_kernel_file_system(pid_t pid, int fd) {
-  struct statfs file_system {};
-  if (::statfs(fmt::format("/proc/{}/fd/{}", pid, fd).c_str(), &file_system) != 0) return false;
-  return file_system.f_type == PROC_SUPER_MAGIC || file_system.f_type == SYSFS_MAGIC ||
-         file_system.f_type == CGROUP_SUPER_MAGIC || file_system.f_type == CGROUP2_SUPER_MAGIC ||
-         file_system.f_type == DEBUGFS_MAGIC || file_system.f_type == TRACEFS_MAGIC;
-}
-
-std::string kind_in_words(const OpenFd& open) {
-  if (S_ISFIFO(open.status.st_mode)) return fmt::format("a pipe ({})", open.path);
-  if (S_ISSOCK(open.status.st_mode)) return fmt::format("a socket ({})", open.path);
-  if (is_terminal(open.status)) return fmt::format("a terminal ({})", open.path);
-  if (S_ISCHR(open.status.st_mode)) return fmt::format("the device {}", open.path);
-  if (S_ISBLK(open.status.st_mode)) return fmt::format("the block device {}", open.path);
-  if (open.path.starts_with("anon_inode:"))
-    return fmt::format("a kernel object ({})", open.path.substr(11));
-  return open.path;
+SpecialFd special(const OpenFd& open) {
+  return {open.fd, open.path, open.status, open.flags, open.info};
 }
 
 // The file still has the name under which it was opened (or was renamed to).
@@ -205,13 +196,66 @@ bool watches_what_it_names(Inventory& inventory, pid_t pid, const OpenFd& open,
   return true;
 }
 
+// A regular file that has its name.
+void describe_named(Inventory& inventory, const InventoryInput& input, const OpenFd& open,
+                    Description& description) {
+  description.kind = Description::Kind::regular;
+  // O_TMPFILE has the bit of O_DIRECTORY in it; a file that was linked later is like any other.
+  if ((description.flags & O_TMPFILE) == O_TMPFILE) description.flags &= ~O_TMPFILE;
+  UniqueFd fd = open_in_process(input.pid, description.path, O_RDONLY);
+  if (!fd) fd = open_in_process(input.pid, description.path, O_PATH);
+  if (!fd) throw_errno("open", open.path);
+  description.file = add_file(inventory, input.earlier, fd.get(), description.path);
+  inventory.open_files.insert(*description.file);
+}
+
+// Its name is gone or another file's, but it may have others.
+bool describe_nameless(Inventory& inventory, const InventoryInput& input, const OpenFd& open,
+                       Description& description) {
+  if (open.status.st_nlink != 0) {
+    if (const std::string name = other_name(input, special(open)); !name.empty()) {
+      description.path = name;
+      describe_named(inventory, input, open, description);
+      return true;
+    }
+    if ((open.flags & O_ACCMODE) != O_RDONLY) {
+      inventory.obstacles.push_back(
+          {fmt::format("descriptor {} is {}, which has that name no more and another one that "
+                       "isn't found: what is written to it would be lost",
+                       open.fd, open.path),
+           fmt::format("--drop-fd {} goes on without it", open.fd)});
+      return false;
+    }
+  }
+  description.kind = Description::Kind::contents;
+  description.object = add_contents(inventory, input, open);
+  return *description.object != 0;
+}
+
+bool describe_file(Inventory& inventory, const InventoryInput& input, const OpenFd& open,
+                   Description& description) {
+  const bool named = open.status.st_nlink != 0 && name_leads_to(input.pid, open);
+  if (S_ISREG(open.status.st_mode)) {
+    if (!named) return describe_nameless(inventory, input, open, description);
+    describe_named(inventory, input, open, description);
+    return true;
+  }
+  description.kind = Description::Kind::directory;
+  description.removed = open.status.st_nlink == 0;
+  if (named) {
+    const UniqueFd fd = open_in_process(input.pid, open.path, O_PATH);
+    if (fd) description.file = add_file(inventory, input.earlier, fd.get(), open.path);
+  }
+  return true;
+}
+
 ChannelEnd channel_end(const OpenFd& open, uint32_t description) {
   return {open.fd, open.status, open.flags, description};
 }
 
 // Decides how a description is carried; false, with an obstacle noted, when it can't be.
 bool describe(Inventory& inventory, const InventoryInput& input, const OwnChannels& channels,
-              const OpenFd& open, bool on_stdio, Description& description) {
+              const OwnFifos& fifos, const OpenFd& open, bool on_stdio, Description& description) {
   description.path = open.path;
   description.flags = open.flags;
   description.offset = open.offset;
@@ -220,14 +264,21 @@ bool describe(Inventory& inventory, const InventoryInput& input, const OwnChanne
   if (describe_kernel_object({input.pid, open.fd, open.path, open.info, stopped}, description)) {
     return watches_what_it_names(inventory, input.pid, open, description);
   }
+  if (describe_bare_path(inventory, input, special(open), description)) return true;
+  if (describe_own_pidfd(input.pid, special(open), description)) return true;
+  if (is_inotify(open.path)) return true;  // when all others are known
   const ChannelEnd end = channel_end(open, description.id);
+  if (fifos.has(end)) {
+    fifos.describe(inventory, input, end, description);
+    return true;
+  }
   if (channels.has(end)) {
     channels.describe(end, description);
     if (!stopped || channels.read_queue(end, description)) return true;
     inventory.obstacles.push_back(
         {fmt::format(
              "descriptor {} is {} with descriptors on their way in it, which can't be carried",
-             open.fd, kind_in_words(open)),
+             open.fd, in_words(input.pid, special(open))),
          fmt::format("--drop-fd {} goes on without it", open.fd)});
     return false;
   }
@@ -243,24 +294,10 @@ bool describe(Inventory& inventory, const InventoryInput& input, const OwnChanne
       return true;
     }
   }
-  if (S_ISREG(type) && !on_kernel_file_system(input.pid, open.fd)) {
-    if (open.status.st_nlink == 0 || !name_leads_to(input.pid, open)) {
-      description.kind = Description::Kind::contents;
-      description.object = add_contents(inventory, input, open);
-      return *description.object != 0;
-    }
-    description.kind = Description::Kind::regular;
-    UniqueFd fd = open_in_process(input.pid, open.path, O_RDONLY);
-    if (!fd) fd = open_in_process(input.pid, open.path, O_PATH);
-    if (!fd) throw_errno("open", open.path);
-    description.file = add_file(inventory, input.earlier, fd.get(), open.path);
-    inventory.open_files.insert(*description.file);
-    return true;
+  if ((S_ISREG(type) || S_ISDIR(type)) && !on_kernel_file_system(input.pid, open.fd)) {
+    return describe_file(inventory, input, open, description);
   }
-  if (S_ISDIR(type) && open.status.st_nlink != 0 && !on_kernel_file_system(input.pid, open.fd)) {
-    description.kind = Description::Kind::directory;
-    return true;
-  }
+  if (describe_kernel_file(input.pid, special(open), description)) return true;
   if (is_stateless_device(open.status)) {
     description.kind = Description::Kind::device;
     return true;
@@ -269,9 +306,9 @@ bool describe(Inventory& inventory, const InventoryInput& input, const OwnChanne
     description.kind = Description::Kind::stdio;
     return true;
   }
-  inventory.obstacles.push_back(
-      {fmt::format("descriptor {} is {}, which can't be carried", open.fd, kind_in_words(open)),
-       fmt::format("--drop-fd {} goes on without it", open.fd)});
+  inventory.obstacles.push_back({fmt::format("descriptor {} is {}, which can't be carried", open.fd,
+                                             in_words(input.pid, special(open))),
+                                 fmt::format("--drop-fd {} goes on without it", open.fd)});
   return false;
 }
 
@@ -288,6 +325,14 @@ std::vector<ChannelEnd> channel_ends(const std::vector<OpenFd>& opens) {
     ends.push_back(channel_end(opens[i], static_cast<uint32_t>(i + 1)));
   }
   return ends;
+}
+
+std::vector<KernelObjectFd> shared_candidates(const std::vector<OpenFd>& opens) {
+  std::vector<KernelObjectFd> objects;
+  for (const OpenFd& open : opens) {
+    if (open.path.starts_with("anon_inode:")) objects.push_back({open.fd, open.path, open.info});
+  }
+  return objects;
 }
 
 // Leases and the like ask who opens the file, so they can't be taken again by opening it.
@@ -331,6 +376,10 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
   }
   OwnChannels channels(input.pid, {input.pid, input.copy});
   channels.look_at(channel_ends(firsts));
+  OwnFifos fifos(input.pid, {input.pid, input.copy});
+  fifos.look_at(channel_ends(firsts), input.relay);
+  refuse_shared_objects(inventory, input, shared_candidates(firsts));
+  std::vector<InotifyInstance> instances;
   std::set<uint32_t> carried;
   for (size_t i = 0; i < firsts.size(); ++i) {
     const OpenFd& open = firsts[i];
@@ -338,12 +387,16 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
         open.fd <= 2 || (is_terminal(open.status) && open.status.st_rdev == terminal);
     Description description;
     description.id = static_cast<uint32_t>(i + 1);
-    if (!describe(inventory, input, channels, open, on_stdio, description)) continue;
+    if (!describe(inventory, input, channels, fifos, open, on_stdio, description)) continue;
     if (!input.drop_locks) add_locks(inventory, open, description);
     describe_owner(input.pid, open.fd, description, inventory.obstacles);
     inventory.descriptions.push_back(std::move(description));
-    carried.insert(description.id);
+    carried.insert(static_cast<uint32_t>(i + 1));
+    if (is_inotify(open.path)) {
+      instances.push_back({open.fd, static_cast<uint32_t>(i + 1), open.info});
+    }
   }
+  describe_inotify(inventory, input, instances);
   std::ranges::copy_if(descriptors, std::back_inserter(inventory.descriptors),
                        [&](const auto& one) { return carried.contains(one.description); });
 }

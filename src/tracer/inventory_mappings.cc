@@ -7,6 +7,7 @@
 
 #include "base/io.h"
 #include "tracer/inventory.h"
+#include "tracer/special_files.h"
 
 namespace rfork::tracer {
 
@@ -24,7 +25,8 @@ const SmapsEntry* entry_for(const std::vector<SmapsEntry>& smaps, const Range& r
 
 // Why a mapping can't be carried; empty when it can.
 std::string obstacle_in(const std::string& name, const SmapsEntry* entry) {
-  if (name.starts_with("anon_inode:")) return "belongs to a kernel object (" + name + ")";
+  if (name.starts_with("anon_inode:")) return "belongs to " + kernel_object_in_words(name);
+  if (name == "/secretmem") return "is secret memory (memfd_secret)";
   if (name.starts_with("/SYSV")) return "is SysV shared memory";
   if (name.starts_with("/[aio]") || name == "[aio]") return "is a ring of io_setup(2)";
   if (name == "[uprobes]") return "belongs to a uprobe";

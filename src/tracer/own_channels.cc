@@ -96,25 +96,8 @@ std::optional<UnixSocket> ask_for_unix_socket(ino_t inode) {
   return found;
 }
 
-/// A copy of what is in the pipe `fd`, which stays there. A read gives a page at most, and not more
-/// than a packet.
-std::vector<Bytes> peek_pipe(int fd) {
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) throw_errno("pipe2");
-  const UniqueFd reader(ends[0]), writer(ends[1]);
-  const int capacity = ::fcntl(fd, F_GETPIPE_SZ);
-  if (::fcntl(writer.get(), F_SETPIPE_SZ, capacity) < 0) throw_errno("fcntl(F_SETPIPE_SZ)");
-  const ssize_t copied = ::tee(fd, writer.get(), static_cast<size_t>(capacity), SPLICE_F_NONBLOCK);
-  if (copied < 0 && errno != EAGAIN) throw_errno("tee", "a pipe");
-  std::vector<Bytes> queued;
-  Bytes part(4096);
-  for (ssize_t n; (n = ::read(reader.get(), part.data(), part.size())) > 0;) {
-    queued.emplace_back(part.begin(), part.begin() + n);
-  }
-  return queued;
-}
-
-/// The same of a stream socket. nullopt: descriptors are on their way in it.
+/// A copy of what is in a stream socket, where it stays. nullopt: descriptors are on their way in
+/// it.
 std::optional<Bytes> peek_socket(int fd) {
   int size = 0;
   if (::ioctl(fd, SIOCINQ, &size) != 0) throw_errno("ioctl(SIOCINQ)");
@@ -147,6 +130,23 @@ std::optional<Bytes> peek_socket(int fd) {
 }
 
 }  // namespace
+
+// A read gives a page at most, and not more than a packet.
+std::vector<Bytes> peek_pipe(int fd) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) throw_errno("pipe2");
+  const UniqueFd reader(ends[0]), writer(ends[1]);
+  const int capacity = ::fcntl(fd, F_GETPIPE_SZ);
+  if (::fcntl(writer.get(), F_SETPIPE_SZ, capacity) < 0) throw_errno("fcntl(F_SETPIPE_SZ)");
+  const ssize_t copied = ::tee(fd, writer.get(), static_cast<size_t>(capacity), SPLICE_F_NONBLOCK);
+  if (copied < 0 && errno != EAGAIN) throw_errno("tee", "a pipe");
+  std::vector<Bytes> queued;
+  Bytes part(4096);
+  for (ssize_t n; (n = ::read(reader.get(), part.data(), part.size())) > 0;) {
+    queued.emplace_back(part.begin(), part.begin() + n);
+  }
+  return queued;
+}
 
 void OwnChannels::look_at(const std::vector<ChannelEnd>& ends) {
   look_at_pipes(ends);

@@ -22,6 +22,10 @@ struct ChannelEnd {
   uint32_t description = 0;  ///< of its open file description
 };
 
+/// A copy of what is in the pipe or FIFO `fd`, which stays there: of one in packet mode a packet
+/// each. Throws Error.
+std::vector<Bytes> peek_pipe(int fd);
+
 class OwnChannels {
  public:
   /// Processes that may hold the ends too: `pid` itself, and a copy of it that was made for us.

@@ -6,6 +6,7 @@
 #include <pwd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -173,6 +174,19 @@ void find_children(pid_t pid, std::vector<Reason>& obstacles) {
        "--leave-children goes on without, and it finds none to wait for"});
 }
 
+namespace {
+
+void read_working_directory(const std::string& directory, image::Process& process) {
+  process.cwd = try_read_link(directory + "cwd").value_or("/");
+  struct stat status {};
+  constexpr std::string_view kDeleted = " (deleted)";
+  process.cwd_removed = ::stat((directory + "cwd").c_str(), &status) == 0 && status.st_nlink == 0 &&
+                        process.cwd.ends_with(kDeleted);
+  if (process.cwd_removed) process.cwd.resize(process.cwd.size() - kDeleted.size());
+}
+
+}  // namespace
+
 image::Process read_process(pid_t pid) {
   const std::string directory = fmt::format("/proc/{}/", pid);
   const Status status = parse_status(read_file(directory + "status"));
@@ -185,7 +199,7 @@ image::Process read_process(pid_t pid) {
   process.name = read_file(directory + "comm");
   if (!process.name.empty() && process.name.back() == '\n') process.name.pop_back();
   process.command_line = read_command_line(directory);
-  process.cwd = try_read_link(directory + "cwd").value_or("/");
+  read_working_directory(directory, process);
   process.root = try_read_link(directory + "root").value_or("/");
   process.umask = static_cast<uint32_t>(std::stoul(status.at("Umask"), nullptr, 8));
   process.personality = std::stoull(read_file(directory + "personality"), nullptr, 16);

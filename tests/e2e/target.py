@@ -1,9 +1,10 @@
 #!/usr/bin/python3
-"""A program of tests/targets through capture and restore: target.py file|net root|user PROGRAM [ARGUMENT...]
+"""A program of tests/targets through capture and restore: target.py file|net|move root|user PROGRAM [ARGUMENT...]
 
 file: copied into a file, restored from it on the same host; the original and the copy both verify themselves.
 net:  copied to another host, then moved there; both children verify themselves, the original is gone
       or the moved one's ghost.
+move: only moved there, for what a copy shares with the original.
 """
 
 import signal
@@ -58,6 +59,18 @@ def through_net(world, program, arguments):
     daemon.finished(moved).expect(0, out="ok\n")
 
 
+def by_a_move(world, program, arguments):
+    here, there = world.two_hosts()
+    daemon = harness.Daemon(world, there)
+    target = world.target(program, *arguments, host=here)
+    world.trace("--move", "--no-ghost", target.real_pid, daemon.address, host=here, key=daemon.key).expect(0)
+    moved = daemon.child_id()
+    original = target.wait()
+    expect(original.code == -signal.SIGKILL, f"the moved original should have been ended: {original}")
+    world.go()
+    daemon.finished(moved).expect(0, out="ok\n")
+
+
 if __name__ == "__main__":
-    way = {"file": through_file, "net": through_net}[sys.argv[1]]
+    way = {"file": through_file, "net": through_net, "move": by_a_move}[sys.argv[1]]
     harness.main(way, sys.argv[3], sys.argv[4:], user=sys.argv[2] == "user")

@@ -2,11 +2,15 @@
 // or object, and its number is written to FOLDER/KIND. `lost` as the first argument: after go, all
 // these descriptors must be closed; otherwise they must still be open.
 #include <fcntl.h>
+#include <linux/aio_abi.h>
+#include <linux/perf_event.h>
 #include <pty.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/fanotify.h>
 #include <sys/inotify.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/shm.h>
 #include <sys/signalfd.h>
@@ -14,6 +18,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,6 +27,64 @@
 #include "target.h"
 
 namespace {
+
+// Lives on, without being a child of this process, until FOLDER/go or for a minute.
+void start_other_process() {
+  const pid_t child = MUST(fork());
+  if (child != 0) {
+    MUST(waitpid(child, nullptr, 0));
+    return;
+  }
+  if (fork() == 0) {
+    for (int i = 0; i < 60'000 && !target::go(); ++i) usleep(1000);
+  }
+  _exit(0);
+}
+
+int shared_with_another(int fd) {
+  start_other_process();
+  return fd;
+}
+
+// -1 with errno: this kernel, or this user, can't have one.
+int open_object(const std::string& kind) {
+  if (kind == "fanotify") return fanotify_init(FAN_REPORT_FID, O_RDONLY);
+  if (kind == "userfaultfd") return int(syscall(SYS_userfaultfd, 1));  // UFFD_USER_MODE_ONLY
+  if (kind == "io_uring") {
+    char parameters[120]{};
+    return int(syscall(SYS_io_uring_setup, 4, parameters));
+  }
+  if (kind == "perf") {
+    perf_event_attr event{};
+    event.type = PERF_TYPE_SOFTWARE;
+    event.size = sizeof event;
+    event.config = PERF_COUNT_SW_TASK_CLOCK;
+    event.exclude_kernel = 1;
+    return int(syscall(SYS_perf_event_open, &event, 0, -1, -1, 0));
+  }
+  if (kind == "secret") {
+    const int fd = int(syscall(SYS_memfd_secret, 0));
+    if (fd >= 0) MUST(ftruncate(fd, 4096));
+    return fd;
+  }
+  if (kind == "queue") {
+    const int fd = int(syscall(SYS_mq_open, "rfork-holds", O_RDWR | O_CREAT, 0600, nullptr));
+    if (fd >= 0) syscall(SYS_mq_unlink, "rfork-holds");
+    return fd;
+  }
+  if (kind == "other-pidfd") return int(syscall(SYS_pidfd_open, getppid(), 0));
+  if (kind == "other-proc") {
+    return open(("/proc/" + std::to_string(getppid()) + "/stat").c_str(), O_RDONLY);
+  }
+  if (kind == "shared-eventfd") return shared_with_another(eventfd(0, 0));
+  if (kind == "shared-epoll") return shared_with_another(epoll_create1(0));
+  if (kind == "shared-fifo") {
+    const std::string file = target::path("shared-fifo-file");
+    MUST(mkfifo(file.c_str(), 0600));
+    return shared_with_another(MUST(open(file.c_str(), O_RDWR)));
+  }
+  target::fail("no such kind: %s", kind.c_str());
+}
 
 int open_kind(const std::string& kind) {
   int pair[2];
@@ -92,7 +155,9 @@ int open_kind(const std::string& kind) {
     MUST(fcntl(fd, F_SETLEASE, F_RDLCK));
     return fd;
   }
-  target::fail("no such kind: %s", kind.c_str());
+  const int object = open_object(kind);
+  if (object < 0) target::skip("%s: %s", kind.c_str(), std::strerror(errno));
+  return object;
 }
 
 // Objects without a descriptor.
@@ -112,6 +177,18 @@ bool make_object(const std::string& kind) {
     void* at = shmat(id, nullptr, 0);
     MUST(shmctl(id, IPC_RMID, nullptr));
     EXPECT(at != reinterpret_cast<void*>(-1));
+    return true;
+  }
+  if (kind == "aio") {
+    aio_context_t context = 0;
+    MUST(syscall(SYS_io_setup, 8, &context));
+    return true;
+  }
+  if (kind == "secret-memory") {
+    const int fd = open_object("secret");
+    if (fd < 0) target::skip("memfd_secret: %s", std::strerror(errno));
+    target::map(4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+    close(fd);
     return true;
   }
   if (kind == "child") {

@@ -322,9 +322,9 @@ static void test_errors(void) {
   fails("127.0.0.1:70000", EINVAL, "port");
   snprintf(closed, sizeof closed, "127.0.0.1:1");
   fails(closed, EHOSTUNREACH, "127.0.0.1:1");
-  event = (int)syscall(SYS_inotify_init1, 0);
+  event = (int)syscall(SYS_pidfd_open, getppid(), 0);
   EXPECT(event >= 0);
-  fails(host, ENOTSUP, "inotify");
+  fails(host, ENOTSUP, "a pidfd");
   {
     struct rfork_options options;
     pid_t child;

@@ -176,6 +176,11 @@ TEST_CASE("what images of version 1 got later comes back too") {
   events.capacity = 65536;
   events.queued = {samples::noise(3, 5), samples::noise(4, 6)};
   events.shut = 2;
+  events.inotify = {{7, 0x84000fff, "/etc", 12, 5'000'000'001, std::nullopt},
+                    {9, 2, "/x", 1, 0, 3}};
+  events.mode = 0010644;
+  events.removed = true;
+  snapshot.processes[0].cwd_removed = true;
   snapshot.descriptions.push_back(events);
   const Bytes image = samples::image_of(snapshot, samples::rich_runs());
   const std::string text(reinterpret_cast<const char*>(image.data()), image.size());

@@ -307,7 +307,8 @@ TEST_CASE("a child that isn't let go is ended, and its files go") {
     CHECK(refusal([&] { tiny::run(program); }) ==
           file.path +
               " exists here with other contents: 14 bytes instead of 5 bytes; "
-              "--overwrite-files replaces it by the image's");
+              "--overwrite-files replaces it by the image's, rfork-run --changed-files takes it "
+              "as it is");
     CHECK(read_file(file.path) == "other contents");
     Options options;
     options.overwrite_files = true;
@@ -343,7 +344,16 @@ TEST_CASE("files that aren't as they were are refused by name") {
     CHECK(tiny::run(program).end.code == 0);
     REQUIRE(::ftruncate(fd.get(), 4) == 0);
     CHECK(refusal([&] { tiny::run(program); }) ==
-          "the open file " + path + " was cut from 9 to 4 bytes since the capture");
+          "the open file " + path +
+              " was cut from 9 to 4 bytes since the capture; "
+              "rfork-run --changed-files goes on with it as it is");
+    Options options;
+    options.changed_files = true;
+    const auto outcome = tiny::run(program, options);
+    CHECK(outcome.end.code == 0);
+    CHECK(std::ranges::count(
+              outcome.warnings,
+              "the open file " + path + " was cut from 9 to 4 bytes since the capture") == 1);
   }
   SECTION("another device") {
     description.kind = image::Description::Kind::device;

@@ -1,0 +1,150 @@
+// What a description opens by its name, or by the image's contents of the file.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/io.h"
+#include "loader/open_files.h"
+
+namespace rfork::loader {
+
+using image::Description;
+
+namespace {
+
+struct KnownDevice {
+  const char* path;
+  unsigned major, minor;
+};
+constexpr KnownDevice kDevices[] = {
+    {"/dev/null", 1, 3},   {"/dev/zero", 1, 5},    {"/dev/full", 1, 7},
+    {"/dev/random", 1, 8}, {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0},
+};
+
+bool is_same_device(const std::string& path, const struct stat& status) {
+  if (!S_ISCHR(status.st_mode)) return false;
+  const auto known = std::find_if(std::begin(kDevices), std::end(kDevices),
+                                  [&](const KnownDevice& device) { return path == device.path; });
+  return known == std::end(kDevices) || status.st_rdev == makedev(known->major, known->minor);
+}
+
+/// A path of the kernel's own file systems, which has no contents to compare.
+bool is_kernel_path(const std::string& path) {
+  return path.starts_with("/proc/") || path.starts_with("/sys/");
+}
+
+/// /proc/OLDPID/x is /proc/self/x.
+std::string own_proc_path(const std::string& path, int32_t old_pid) {
+  const std::string old = fmt::format("/proc/{}", old_pid);
+  if (path == old || path.starts_with(old + "/")) return "/proc/self" + path.substr(old.size());
+  return path;
+}
+
+}  // namespace
+
+OpenFiles::Opened OpenFiles::open_file(const Description& description) {
+  Opened opened;
+  opened.flags = reopen_flags(description.flags);
+  opened.offset = description.offset;
+  if (description.kind == Description::Kind::regular && is_kernel_path(description.path)) {
+    opened.child_path = own_proc_path(description.path, process_.pid);
+    return opened;
+  }
+  opened.own = files_.open_description(description);
+  opened.fd = opened.own.get();
+  if (opened.own && (opened.flags & O_PATH) == 0) ::lseek(opened.fd, description.offset, SEEK_SET);
+  return opened;
+}
+
+OpenFiles::Opened OpenFiles::check_device(const Description& description) {
+  Opened opened;
+  opened.child_path = description.path;
+  opened.flags = reopen_flags(description.flags);
+  struct stat status;
+  if (::stat(description.path.c_str(), &status) < 0) {
+    findings_.refuse(
+        fmt::format("the device {} isn't here: {}", description.path, std::strerror(errno)));
+  } else if (!is_same_device(description.path, status)) {
+    findings_.refuse(fmt::format("{} is another kind of file here than the device that was open",
+                                 description.path));
+  } else if (description.path == "/dev/tty" && !try_open(description.path, O_RDWR | O_NOCTTY)) {
+    findings_.warn("there is no terminal here: /dev/tty becomes /dev/null");
+    opened.child_path = "/dev/null";
+  }
+  return opened;
+}
+
+/// The child opens it: what /proc/self is is its own.
+OpenFiles::Opened OpenFiles::check_kernel_file(const Description& description) {
+  Opened opened;
+  opened.child_path = description.path;
+  opened.flags = reopen_flags(description.flags) & ~O_NOFOLLOW;  // /proc/self is a link
+  opened.offset = description.offset;
+  struct stat status;
+  const bool own = description.path.starts_with("/proc/self") ||
+                   description.path.starts_with("/proc/thread-self");
+  if (!own && ::stat(description.path.c_str(), &status) != 0) {
+    findings_.refuse(
+        fmt::format("the open file {} isn't here: {}", description.path, std::strerror(errno)));
+  }
+  return opened;
+}
+
+OpenFiles::Opened OpenFiles::open_bare_path(const Description& description) {
+  const image::File* const there = image::find_id(snapshot_.files, *description.file);
+  Opened opened = own(try_open(description.path, reopen_flags(description.flags)));
+  struct stat status;
+  if (!opened.own || ::fstat(opened.fd, &status) != 0) {
+    findings_.refuse(
+        fmt::format("{} can't be opened here: {}", description.path, std::strerror(errno)));
+  } else if (there != nullptr && ((status.st_mode ^ there->mode) & S_IFMT) != 0) {
+    findings_.refuse(fmt::format("{} is another kind of file here", description.path));
+  }
+  return opened;
+}
+
+OpenFiles::Opened OpenFiles::removed_directory(const Description& description) {
+  Opened opened = own(files_.created().removed_directory(description.path));
+  if (!opened.own) {
+    findings_.refuse(fmt::format("the open directory {}, which was removed, can't be made here: {}",
+                                 description.path, std::strerror(errno)));
+    return opened;
+  }
+  opened.own = reopen(opened.fd, description.flags);
+  opened.fd = opened.own.get();
+  return opened;
+}
+
+OpenFiles::Opened OpenFiles::check_directory(const Description& description) {
+  if (description.removed) return removed_directory(description);
+  Opened opened;
+  opened.child_path = own_proc_path(description.path, process_.pid);
+  opened.flags = reopen_flags(description.flags);
+  opened.offset = description.offset;
+  struct stat status;
+  if (is_kernel_path(description.path) ||
+      (::stat(description.path.c_str(), &status) == 0 && S_ISDIR(status.st_mode))) {
+    const image::File* const there =
+        description.file ? image::find_id(snapshot_.files, *description.file) : nullptr;
+    if (there != nullptr && files_.same_boot() && there->inode != status.st_ino) {
+      findings_.warn(fmt::format("the open directory {} is another one than at the capture",
+                                 description.path));
+    }
+    return opened;
+  }
+  std::vector<std::string> made;
+  if (!files_.created().make_directories(description.path, &made)) {
+    findings_.refuse(fmt::format("the open directory {} isn't here and can't be made: {}",
+                                 description.path, std::strerror(errno)));
+  }
+  for (const std::string& path : made) findings_.warn("created directory " + path);
+  return opened;
+}
+
+}  // namespace rfork::loader

@@ -1,0 +1,167 @@
+#!/usr/bin/python3
+"""Files that became something else between capture and restore: files.py CASE root|user
+
+replaced    another file has the name: refused, not opened
+cut         the file is shorter: refused with both sizes; --changed-files goes on with it as it is
+grown       the file is longer: said
+fifo        a FIFO that nobody has open any more gets its contents back; one that is gone is made
+one-end     a FIFO of which the process has the reading end only
+watches     a watched file that is gone: its watch ends as if the file had been deleted now
+tail        tail -f
+"""
+
+import os
+import stat
+import subprocess
+import sys
+
+import harness
+from harness import REFUSED, expect
+
+
+def start(world, code):
+    """A Python program that says when it is ready, and goes on when FOLDER/go is there."""
+    program = world.start(["/usr/bin/python3", "-c", f"""
+import ctypes, os, select, struct, sys, time
+def ready():
+    print("ready", flush=True)
+    while not os.path.exists("go"): time.sleep(0.01)
+{code}
+"""])
+    expect(program.line().startswith("ready"), "it isn't ready")
+    return program
+
+
+def capture(world, program):
+    """Into a file; the original is gone then."""
+    image = world.folder / "image.rfork"
+    world.trace(program.pid, "--move", "-o", image).expect(0)
+    program.wait()
+    return image
+
+
+def restore(world, image, *options):
+    return world.run([world.program("rfork-run"), *options, image])
+
+
+READ_FILE = """
+fd = os.open("data", os.O_RDWR)
+os.read(fd, 2)
+ready()
+print(os.read(fd, 100).decode())
+"""
+
+
+def replaced(world):
+    (world.folder / "data").write_text("original")
+    own(world, "data")
+    image = capture(world, start(world, READ_FILE))
+    os.rename(world.folder / "data", world.folder / "elsewhere")
+    (world.folder / "data").write_text("another")
+    own(world, "data")
+    world.go()
+    restore(world, image).refused(REFUSED, "data", "other contents")
+    expect((world.folder / "data").read_text() == "another", "it was changed")
+    restore(world, image, "--changed-files").expect(0, out="other\n", err="data")
+    expect((world.folder / "data").read_text() == "another", "it was changed")
+
+
+def cut(world):
+    (world.folder / "data").write_text("original")
+    own(world, "data")
+    image = capture(world, start(world, READ_FILE))
+    os.truncate(world.folder / "data", 4)
+    world.go()
+    restore(world, image).refused(REFUSED, "data", "from 8 to 4 bytes", "--changed-files")
+    restore(world, image, "--changed-files").expect(0, out="ig\n", err="from 8 to 4 bytes")
+
+
+def grown(world):
+    (world.folder / "data").write_text("original")
+    own(world, "data")
+    image = capture(world, start(world, READ_FILE))
+    with open(world.folder / "data", "a", encoding="utf-8") as file:
+        file.write(" and more")
+    world.go()
+    restore(world, image).expect(0, out="iginal and more\n", err="from 8 to 17 bytes")
+
+
+def fifo(world):
+    code = """
+for name in "kept", "gone": os.mkfifo(name, 0o640)
+fds = [os.open(name, os.O_RDWR | os.O_NONBLOCK) for name in ("kept", "gone")]
+for fd in fds: os.write(fd, b"contents")
+ready()
+for fd in fds: print(os.read(fd, 100).decode())
+os.write(os.open("gone", os.O_WRONLY), b"by name")
+print(os.read(fds[1], 100).decode())
+"""
+    image = capture(world, start(world, code))
+    os.unlink(world.folder / "gone")
+    world.go()
+    restore(world, image).expect(0, out="contents\ncontents\nby name\n")
+    status = os.stat(world.folder / "gone")
+    expect(stat.S_ISFIFO(status.st_mode) and status.st_mode & 0o777 == 0o640, f"{status}")
+
+
+def one_end(world):
+    code = """
+os.mkfifo("inbox")
+reader = os.open("inbox", os.O_RDONLY | os.O_NONBLOCK)
+writer = os.open("inbox", os.O_WRONLY)
+os.write(writer, b"left")
+os.close(writer)
+ready()
+print(os.read(reader, 100).decode(), os.read(reader, 100).decode() == "")
+writer = os.open("inbox", os.O_WRONLY)
+os.write(writer, b"sent")
+print(os.read(reader, 100).decode())
+"""
+    image = capture(world, start(world, code))
+    world.go()
+    restore(world, image).expect(0, out="left True\nsent\n")
+
+
+def watches(world):
+    code = """
+libc = ctypes.CDLL(None)
+fd = libc.inotify_init1(os.O_NONBLOCK)
+for name in "kept", "gone": open(name, "w").close()
+assert libc.inotify_add_watch(fd, b"kept", 2) == 1
+assert libc.inotify_add_watch(fd, b"gone", 2) == 2
+ready()
+print(struct.unpack("iIII", os.read(fd, 16)))
+os.write(os.open("kept", os.O_WRONLY), b"x")
+print(struct.unpack("iIII", os.read(fd, 16)))
+"""
+    image = capture(world, start(world, code))
+    os.unlink(world.folder / "gone")
+    world.go()
+    restore(world, image).expect(0, out="(2, 32768, 0, 0)\n(1, 2, 0, 0)\n", err="gone, which was watched")
+
+
+def tail(world):
+    """tail -f of coreutils goes on telling what is written."""
+    log = world.folder / "log"
+    log.write_text("first\n")
+    own(world, "log")
+    follower = world.start(["tail", "-f", log])
+    expect(follower.line() == "first", "it says nothing")
+    image = world.folder / "image.rfork"
+    world.trace(follower.pid, "-o", image).expect(0)
+    follower.kill()
+    copy = world.start([world.program("rfork-run"), image])
+    subprocess.run(world.drop + ["sh", "-c", "sleep 0.5; echo second >> log"], cwd=world.folder, check=True)
+    expect(copy.line() == "second", "it doesn't go on")
+
+
+def own(world, name):
+    if world.drop:
+        os.chown(world.folder / name, harness.ORDINARY, harness.ORDINARY)
+
+
+CASES = {"replaced": replaced, "cut": cut, "grown": grown, "fifo": fifo, "one-end": one_end,
+         "watches": watches, "tail": tail}
+
+if __name__ == "__main__":
+    harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")
