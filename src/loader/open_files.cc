@@ -95,6 +95,13 @@ std::string describe(const FileLock& lock, const std::string& path) {
   return fmt::format("bytes {} to {} of {}", lock.start, lock.start + lock.size - 1, path);
 }
 
+BindOptions bind_options(const image::Snapshot& snapshot, const Options& options) {
+  BindOptions bind;
+  bind.any_address = options.any_address;
+  bind.original = options.original_waits ? snapshot.processes[0].pid : 0;
+  return bind;
+}
+
 }  // namespace
 
 OpenFiles::OpenFiles(const image::Snapshot& snapshot, const Options& options, HostFiles& files,
@@ -104,7 +111,8 @@ OpenFiles::OpenFiles(const image::Snapshot& snapshot, const Options& options, Ho
       options_(options),
       files_(files),
       findings_(findings),
-      channels_(snapshot) {
+      pipes_(snapshot),
+      sockets_(snapshot, bind_options(snapshot, options), findings) {
   for (const Descriptor& descriptor : process_.descriptors) {
     highest_ = std::max(highest_, descriptor.fd);
     if (opened_.contains(descriptor.description)) continue;
@@ -142,8 +150,9 @@ OpenFiles::Opened OpenFiles::open_one(const Description& description) {
     case Description::Kind::epoll:
       return own(make_kernel_object(description, findings_));
     case Description::Kind::pipe:
+      return own(pipes_.open(description, findings_));
     case Description::Kind::socket:
-      return own(channels_.open(description, findings_));
+      return own(sockets_.open(description));
     case Description::Kind::regular:
     case Description::Kind::contents:
       break;
@@ -249,7 +258,8 @@ void OpenFiles::hand(HandedFds& handed) const {
 
 void OpenFiles::let_go() {
   for (auto& [id, opened] : opened_) opened.own.reset();
-  channels_.let_go();
+  pipes_.let_go();
+  sockets_.let_go();
 }
 
 void OpenFiles::add_handed(PlanWriter& plan, HandedFds& handed) const {

@@ -14,6 +14,7 @@
 #include "loader/memory_plan.h"
 #include "loader/plan_writer.h"
 #include "loader/restore.h"
+#include "loader/sockets.h"
 
 namespace rfork::loader {
 
@@ -31,10 +32,14 @@ class OpenFiles {
   /// Closes what this process opened: the child has it. Who reads a pipe of its own would else not
   /// see its end.
   void let_go();
+  /// The child is about to run: paths that its sockets are bound to stay.
+  void keep() { sockets_.keep(); }
   /// Puts descriptors that this process opened at their numbers.
   void add_handed(PlanWriter& plan, HandedFds& handed) const;
   /// Makes the terminal that stands in for the image's the child's own. After add_handed().
   void add_controlling_terminal(PlanWriter& plan) const;
+  /// Sends what is to be in connections in the process's own name. With all descriptors in place.
+  void add_messages(PlanWriter& plan) const { sockets_.add_messages(plan); }
   /// Tells epoll instances what they watch. After all descriptors are in place.
   void add_watches(PlanWriter& plan) const;
   /// Gives timers their time. After GO.
@@ -76,7 +81,8 @@ class OpenFiles {
   const Options& options_;
   HostFiles& files_;
   Findings& findings_;
-  ChannelMaker channels_;
+  PipeMaker pipes_;
+  SocketMaker sockets_;
   std::map<uint32_t, Opened> opened_;
   UniqueFd null_;
   int highest_ = -1;

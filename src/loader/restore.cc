@@ -128,6 +128,7 @@ void Restore::go() {
   {
     const ActAs as_user(state_->user_);
     state_->files_->keep();
+    state_->open_files_->keep();
   }
   plan::Message message{};
   message.kind = plan::MessageKind::go;

@@ -62,6 +62,8 @@ struct Options {
   bool original_waits = false;
   /// Goes on without the locks that others hold here.
   bool drop_locks = false;
+  /// Sockets whose address this host doesn't have are bound to any address.
+  bool any_address = false;
   /// How long the stub may take for one step before it is given up.
   std::chrono::milliseconds step_timeout{60'000};
 };

@@ -96,6 +96,7 @@ void Restore::State::add_last_steps(const ThreadPlanInput& input) {
   add_credentials(*plan_, input);
   add_working_directory(*plan_, settings_);
   open_files_->add_opened_by_child(*plan_);
+  open_files_->add_messages(*plan_);
   open_files_->add_watches(*plan_);
   plan_->op(OpKind::gather_threads, {process_.threads.size() - 1}, "wait for the threads");
   add_dumpable(*plan_, process_);

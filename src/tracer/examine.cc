@@ -8,6 +8,7 @@
 #include "base/io.h"
 #include "tracer/capture.h"
 #include "tracer/inventory.h"
+#include "tracer/inventory_sockets.h"
 #include "tracer/proc_text.h"
 #include "tracer/process_state.h"
 #include "tracer/stopped_process.h"
@@ -97,6 +98,8 @@ Examination examine(pid_t pid, const Options& options) {
   input.maps = parse_maps(read_file(directory + "maps"));
   input.drop_fds = options.drop_fds;
   input.drop_locks = options.drop_locks;
+  input.move = options.move;
+  input.drop_connections = options.drop_connections;
   input.relay = options.relay;
   input.relay_input = options.relay_input;
   auto inventory = std::make_shared<Inventory>(take_inventory(input));
@@ -126,6 +129,7 @@ Examination examine(pid_t pid, const Options& options) {
       result.mapped_files.push_back(file);
     }
   }
+  result.sockets = named_sockets(*inventory);
   result.tids = inner_tids(pid);
   for (const image::Mapping& mapping : inventory->mappings) {
     const uint32_t kNotForked = image::Mapping::dont_fork | image::Mapping::wipe_on_fork;

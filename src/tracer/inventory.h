@@ -51,6 +51,7 @@ struct InventoryInput {
   std::vector<SmapsEntry> smaps;  ///< of the same ranges; a mapping without its entry has no flags
   std::set<int> drop_fds;
   bool drop_locks = false;
+  bool move = false, drop_connections = false;
   bool relay = false, relay_input = false;
   const Inventory* earlier = nullptr;  ///< digests are taken from there; the process is stopped
   pid_t copy = 0;                      ///< a copy of the process that was made for us; 0: none

@@ -17,6 +17,7 @@
 
 #include "base/io.h"
 #include "tracer/inventory.h"
+#include "tracer/inventory_sockets.h"
 #include "tracer/kernel_objects.h"
 #include "tracer/own_channels.h"
 
@@ -220,15 +221,16 @@ bool describe(Inventory& inventory, const InventoryInput& input, const OwnChanne
     return watches_what_it_names(inventory, input.pid, open, description);
   }
   const ChannelEnd end = channel_end(open, description.id);
-  if (channels.has(end)) {
-    channels.describe(end, description);
-    if (!stopped || channels.read_queue(end, description)) return true;
-    inventory.obstacles.push_back(
-        {fmt::format(
-             "descriptor {} is {} with descriptors on their way in it, which can't be carried",
-             open.fd, kind_in_words(open)),
-         fmt::format("--drop-fd {} goes on without it", open.fd)});
-    return false;
+  if (channels.has_pipe(end)) {
+    channels.describe_pipe(end, description);
+    if (stopped) channels.read_pipe(end, description);
+    return true;
+  }
+  if (S_ISSOCK(type) && (open.flags & O_PATH) == 0) {
+    const SocketEnd socket{end, kind_in_words(open), open.info};
+    if (const auto carried = add_socket(inventory, input, channels, socket, description)) {
+      return *carried;
+    }
   }
   if (input.relay && (open.fd != 0 || input.relay_input)) {
     UniqueFd own = duplicate_descriptor(input.pid, open.fd);

@@ -133,7 +133,7 @@ def thirty_two_bit(world):
 
 def descriptors(world):
     """Each kind is refused by name with the way to accept its loss; with all accepted it goes through."""
-    kinds = ["pipe", "socketpair", "tcp", "inotify", "pidfd", "stale-epoll", "terminal", "fifo"]
+    kinds = ["pipe", "socketpair", "datagrams", "tcp", "inotify", "pidfd", "stale-epoll", "terminal", "fifo"]
     for kind in [*kinds, "in-flight"]:
         folder = world.folder / kind
         folder.mkdir()

@@ -1,0 +1,392 @@
+#include "loader/sockets.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <set>
+
+#include "loader/kernel_objects.h"
+#include "loader/socket_queue.h"
+#include "loader/socket_settings.h"
+
+namespace rfork::loader {
+
+using image::Description;
+using image::Socket;
+using Time = image::SocketOptionKind::Time;
+
+namespace {
+
+/// Of images that knew only pairs of stream sockets too.
+Socket socket_of(const Description& description) {
+  if (description.socket) return *description.socket;
+  Socket socket;
+  socket.connected = true;
+  for (const Bytes& bytes : description.queued) {
+    image::SocketMessage message;
+    message.data = bytes;
+    socket.messages.push_back(message);
+  }
+  return socket;
+}
+
+int connect_to_name(int fd, const Bytes& name) {
+  const auto* const address = reinterpret_cast<const sockaddr*>(name.data());
+  return ::connect(fd, address, static_cast<socklen_t>(name.size())) == 0 ? 0 : errno;
+}
+
+uint16_t port_of(const Bytes& name) {
+  sockaddr_in address{};  // as in sockaddr_in6
+  std::memcpy(&address, name.data(), std::min(name.size(), sizeof address));
+  return address.sin_port;
+}
+
+bool is_any_address(const Socket& socket) {
+  sockaddr_in6 six{};
+  sockaddr_in four{};
+  std::memcpy(&six, socket.name.data(), std::min(socket.name.size(), sizeof six));
+  std::memcpy(&four, socket.name.data(), std::min(socket.name.size(), sizeof four));
+  return socket.family == AF_INET ? four.sin_addr.s_addr == INADDR_ANY
+                                  : IN6_IS_ADDR_UNSPECIFIED(&six.sin6_addr);
+}
+
+/// Whether what the socket sends may come from `name`.
+bool speaks_as(const Socket& socket, const Bytes& name) {
+  if (socket.name == name) return true;
+  const bool internet = socket.family == AF_INET || socket.family == AF_INET6;
+  return internet && !socket.name.empty() && port_of(socket.name) == port_of(name) &&
+         is_any_address(socket);
+}
+
+int connect_to(int fd, const BoundSocket& bound, const Bytes& name) {
+  return bound.reach.empty() ? connect_to_name(fd, name) : connect_to_path(fd, bound.reach);
+}
+
+}  // namespace
+
+std::string SocketMaker::Made::words() const {
+  return fmt::format("descriptor {}", number);
+}
+
+SocketMaker::SocketMaker(const image::Snapshot& snapshot, BindOptions options, Findings& findings)
+    : snapshot_(snapshot),
+      options_(options),
+      findings_(findings),
+      names_(snapshot.processes[0].cwd) {}
+
+UniqueFd SocketMaker::open(const Description& description) {
+  if (!all_made_) make_all();
+  all_made_ = true;
+  const auto found = made_.find(description.id);
+  if (found == made_.end() || !found->second.bound.fd) return {};
+  // One stays here: others may be connected to it when its turn comes.
+  return UniqueFd(::fcntl(found->second.fd(), F_DUPFD_CLOEXEC, 0));
+}
+
+void SocketMaker::make_all() {
+  for (const image::Descriptor& descriptor : snapshot_.processes[0].descriptors) {
+    const Description* const one = image::find_id(snapshot_.descriptions, descriptor.description);
+    if (one == nullptr || one->kind != Description::Kind::socket || made_.contains(one->id))
+      continue;
+    Made& made = made_[one->id];
+    made.description = one;
+    made.socket = socket_of(*one);
+    made.number = descriptor.fd;
+  }
+  // Connections first: they borrow the names that others have for good.
+  for (auto& [id, one] : made_) {
+    if (is_pair(one) && !one.bound.fd) make_pair(one);
+  }
+  for (auto& [id, one] : made_) {
+    if (!one.bound.fd && !one.socket.connected) make_alone(one);
+  }
+  for (auto& [id, one] : made_) {
+    if (!one.bound.fd && one.socket.connected && !is_pair(one)) make_alone(one);
+  }
+  if (!findings_.reasons.empty()) return;
+  for (auto& [id, one] : made_) {
+    if (!one.bound.taken) fill(one);
+  }
+  for (auto& [id, one] : made_) {
+    if (!one.bound.taken) connect(one);
+  }
+  for (auto& [id, one] : made_) {
+    if (!one.bound.taken) finish(one);
+  }
+}
+
+/// Two that are connected to each other, or one whose other end is gone.
+bool SocketMaker::is_pair(const Made& one) const {
+  if (!one.socket.connected || one.socket.family != AF_UNIX) return false;
+  const auto other = made_.find(one.description->other);
+  if (other == made_.end()) return one.socket.type != SOCK_DGRAM || one.socket.peer.empty();
+  if (one.socket.type != SOCK_DGRAM) return true;
+  return other->second.description->other == one.description->id;
+}
+
+void SocketMaker::make_pair(Made& one) {
+  const auto found = made_.find(one.description->other);
+  if (found == made_.end() || found->second.description == one.description) {
+    return make_dead_pair(one);
+  }
+  Made& other = found->second;
+  const bool streams = one.socket.type != SOCK_DGRAM;
+  // Who was accepted has the name of who listened, and the other one knows that.
+  if (streams && !one.socket.name.empty() && one.socket.name == other.socket.peer &&
+      connect_pair(other, one)) {
+    return;
+  }
+  if (streams && !other.socket.name.empty() && other.socket.name == one.socket.peer &&
+      connect_pair(one, other)) {
+    return;
+  }
+  int ends[2];
+  if (::socketpair(AF_UNIX, one.socket.type | SOCK_CLOEXEC, 0, ends) != 0) {
+    findings_.refuse(fmt::format("sockets can't be made here: {}", std::strerror(errno)));
+    return;
+  }
+  for (auto [made, fd] : {std::pair{&one, ends[0]}, {&other, ends[1]}}) {
+    made->bound.fd.reset(fd);
+    set_options(fd, made->socket, Time::first, made->words(), findings_);
+    name_end(made->bound, made->socket, made->number, options_, names_, findings_);
+  }
+}
+
+/// By a listening socket that has the name for a moment. False: the name can't be had, and nothing
+/// was made.
+bool SocketMaker::connect_pair(Made& client, Made& server) {
+  const UniqueFd listening(::socket(AF_UNIX, server.socket.type | SOCK_CLOEXEC, 0));
+  BoundSocket lent;
+  if (names_.lend(listening.get(), server.socket.name, lent.reach) != 0 ||
+      ::listen(listening.get(), 1) != 0) {
+    return false;
+  }
+  client.bound.fd.reset(::socket(AF_UNIX, client.socket.type | SOCK_CLOEXEC, 0));
+  set_options(client.fd(), client.socket, Time::first, client.words(), findings_);
+  if (!name_end(client.bound, client.socket, client.number, options_, names_, findings_)) {
+    return true;
+  }
+  const int error = connect_to(client.fd(), lent, server.socket.name);
+  server.bound.fd.reset(error == 0 ? ::accept4(listening.get(), nullptr, nullptr, SOCK_CLOEXEC)
+                                   : -1);
+  if (!server.bound.fd) {
+    findings_.refuse(fmt::format("{} can't be connected to {}: {}", client.words(), server.words(),
+                                 std::strerror(error != 0 ? error : errno)));
+    return true;
+  }
+  set_options(server.fd(), server.socket, Time::first, server.words(), findings_);
+  return true;
+}
+
+void SocketMaker::make_dead_pair(Made& one) {
+  int ends[2];
+  if (::socketpair(AF_UNIX, one.socket.type | SOCK_CLOEXEC, 0, ends) != 0) {
+    findings_.refuse(fmt::format("sockets can't be made here: {}", std::strerror(errno)));
+    return;
+  }
+  one.bound.fd.reset(ends[0]);
+  one.gone.reset(ends[1]);
+  set_options(one.fd(), one.socket, Time::first, one.words(), findings_);
+  // Who was accepted has the name of who listened, which may be there still.
+  std::string ignored;
+  if (!one.socket.name.empty() && names_.lend(one.fd(), one.socket.name, ignored) != 0) {
+    findings_.warn(
+        fmt::format("{} has not its name {} here", one.words(), address_words(one.socket.name)));
+  }
+}
+
+void SocketMaker::make_alone(Made& one) {
+  one.bound = make_socket(one.socket, one.number, options_, names_, findings_);
+}
+
+SocketMaker::Made* SocketMaker::own_with_name(const Bytes& name, const Made& other_than) {
+  for (auto& [id, one] : made_) {
+    if (&one != &other_than && one.bound.fd && speaks_as(one.socket, name) &&
+        one.socket.type == other_than.socket.type && !one.socket.listening) {
+      return &one;
+    }
+  }
+  return nullptr;
+}
+
+/// To a name that nobody has any more: what is sent there is refused, as when who had it has ended.
+int SocketMaker::connect_to_dead(Made& one) {
+  BoundSocket lent;
+  lent.fd.reset(::socket(AF_UNIX, one.socket.type | SOCK_CLOEXEC, 0));
+  const int error = names_.lend(lent.fd.get(), one.socket.peer, lent.reach);
+  return error != 0 ? error : connect_to(one.fd(), lent, one.socket.peer);
+}
+
+void SocketMaker::connect(Made& one) {
+  const Socket& socket = one.socket;
+  if (socket.listening || is_pair(one)) return;
+  if (socket.family != AF_UNIX) {
+    if (socket.peer.empty() || socket.family == AF_PACKET) return;
+    if (const int error = connect_to_name(one.fd(), socket.peer); error != 0) {
+      findings_.refuse(fmt::format("{} can't be connected to {} here: {}", one.words(),
+                                   address_words(socket.peer), std::strerror(error)),
+                       drop_advice(one.number));
+    }
+    return;
+  }
+  if (!socket.connected) return;
+  if (const auto own = made_.find(one.description->other); own != made_.end()) {
+    const int error = connect_to(one.fd(), own->second.bound, own->second.socket.name);
+    if (error == 0) return;
+    findings_.refuse(fmt::format("{} can't be connected to {}: {}", one.words(),
+                                 own->second.words(), std::strerror(error)));
+    return;
+  }
+  const std::string path = socket_path(socket.peer);
+  int error = socket.peer_gone ? ECONNREFUSED
+              : path.empty()   ? connect_to_name(one.fd(), socket.peer)
+                               : connect_to_path(one.fd(), names_.place(socket.peer));
+  if (error == 0) return;
+  if (!socket.peer_gone) {
+    findings_.warn(fmt::format("nobody is at {} here, to which {} is connected: {}",
+                               address_words(socket.peer), one.words(), std::strerror(error)));
+  }
+  error = connect_to_dead(one);
+  if (error != 0) {
+    findings_.refuse(fmt::format("{} can't be connected to {} here: {}", one.words(),
+                                 address_words(socket.peer), std::strerror(error)),
+                     drop_advice(one.number));
+  }
+}
+
+/// Through the other end of a connection.
+void SocketMaker::fill_connected(Made& one) {
+  const auto other = made_.find(one.description->other);
+  const int sender = one.gone ? one.gone.get() : other == made_.end() ? -1 : other->second.fd();
+  for (const image::SocketMessage& message : one.socket.messages) {
+    const int error = send_message(sender, message);
+    if (error == 0) continue;
+    findings_.refuse(fmt::format("the {} bytes in {} don't fit into one here: {}",
+                                 message.data.size(), one.words(), std::strerror(error)),
+                     "see /proc/sys/net/core/wmem_default");
+    return;
+  }
+}
+
+/// From each sender's own name.
+int SocketMaker::send_as_sender(Made& one, const image::SocketMessage& message) {
+  Made* const own = message.from.empty() ? nullptr : own_with_name(message.from, one);
+  BoundSocket lent;
+  if (own == nullptr) {
+    lent.fd.reset(::socket(AF_UNIX, one.socket.type | SOCK_CLOEXEC, 0));
+    make_room(lent.fd.get(), message.data.size());
+    if (!message.from.empty()) {
+      if (const int error = names_.lend(lent.fd.get(), message.from, lent.reach); error != 0) {
+        return error;
+      }
+    }
+    // Connected, so that paths of any length will do; it has no peer that would be told of its end.
+    const int error = connect_to(lent.fd.get(), one.bound, one.socket.name);
+    return error != 0 ? error : send_message(lent.fd.get(), message);
+  }
+  if (one.bound.reach.empty()) return send_message_to(own->fd(), message, one.socket.name);
+  const UniqueFd file(::open(one.bound.reach.c_str(), O_PATH | O_CLOEXEC));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::string link = fmt::format("/proc/self/fd/{}", file.get());
+  std::memcpy(address.sun_path, link.data(), link.size());
+  const auto* const start = reinterpret_cast<const std::byte*>(&address);
+  return send_message_to(own->fd(), message, Bytes(start, start + sizeof address));
+}
+
+/// Whether the child itself has to send what is to be in it.
+bool SocketMaker::child_fills(const Made& one) const {
+  if (!is_pair(one) || !made_.contains(one.description->other)) return false;
+  return std::ranges::any_of(one.socket.messages, [](const image::SocketMessage& message) {
+    ucred sender{};
+    if (message.credentials.size() != sizeof sender) return false;
+    std::memcpy(&sender, message.credentials.data(), sizeof sender);
+    return sender.pid == image::kOwnPid;
+  });
+}
+
+bool SocketMaker::child_fills_either(const Made& one) const {
+  const auto other = made_.find(one.description->other);
+  return child_fills(one) || (other != made_.end() && child_fills(other->second));
+}
+
+void SocketMaker::add_messages(PlanWriter& plan) const {
+  for (const auto& [id, one] : made_) {
+    if (!child_fills(one)) continue;
+    const auto sender = static_cast<uint64_t>(made_.at(one.description->other).number);
+    for (const image::SocketMessage& message : one.socket.messages) {
+      // Who receives wants to be told who it is from (SO_PASSCRED), so the kernel notes that.
+      plan.call(
+          SYS_sendto,
+          {sender, plan.data(message.data), message.data.size(), MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0},
+          fmt::format("fill {}", one.words()), static_cast<int64_t>(message.data.size()));
+    }
+  }
+  for (const auto& [id, one] : made_) {
+    if ((one.description->shut & 2) == 0 || !child_fills_either(one)) continue;
+    plan.call(SYS_shutdown, {static_cast<uint64_t>(one.number), SHUT_WR},
+              fmt::format("shut {} down", one.words()));
+  }
+}
+
+void SocketMaker::fill(Made& one) {
+  if (one.socket.messages.empty() || child_fills(one)) return;
+  if (one.socket.family == AF_UNIX && is_pair(one)) return fill_connected(one);
+  size_t lost = 0;
+  for (const image::SocketMessage& message : one.socket.messages) {
+    if (one.socket.family != AF_UNIX) {
+      Made* const own = own_with_name(message.from, one);
+      if (!send_datagram(one.fd(), one.socket, message, own == nullptr ? -1 : own->fd())) ++lost;
+    } else if (const int error = send_as_sender(one, message); error != 0) {
+      findings_.refuse(fmt::format("a message of {} bytes can't be put into {} again: {}",
+                                   message.data.size(), one.words(), std::strerror(error)),
+                       "see /proc/sys/net/unix/max_dgram_qlen, or " + drop_advice(one.number));
+      return;
+    }
+  }
+  if (lost == 0) return;
+  findings_.warn(
+      fmt::format("{} of {} datagrams that {} had not read yet are lost: they can't be "
+                  "put back as from where they came",
+                  lost, one.socket.messages.size(), one.words()));
+}
+
+void SocketMaker::finish(Made& one) {
+  const Socket& socket = one.socket;
+  set_status_flags(one.fd(), one.description->flags);
+  const int shut = one.description->shut;
+  // What was on its way can still be read. An end that is gone has left something unread if its
+  // peer knows of an error.
+  if (one.gone) {
+    if (socket.error && socket.type != SOCK_DGRAM) (void)!::send(one.fd(), "", 1, MSG_DONTWAIT);
+    one.gone.reset();
+  } else if (child_fills_either(one)) {
+    // The child shuts it down, when it is filled.
+  } else if (shut != 0 && (socket.family != AF_UNIX || socket.type == SOCK_DGRAM)) {
+    // Of a closed socket it says ENOTCONN, and does it.
+    (void)::shutdown(one.fd(), shut == 3 ? SHUT_RDWR : shut == 1 ? SHUT_RD : SHUT_WR);
+  } else if ((shut & 2) != 0) {
+    (void)::shutdown(one.fd(), SHUT_WR);
+  }
+  set_options(one.fd(), socket, Time::normal, one.words(), findings_);
+  join_groups(one.fd(), socket, one.words(), findings_);
+  if (socket.family != AF_PACKET) set_filter(one.fd(), socket, one.words(), findings_);
+  set_options(one.fd(), socket, Time::last, one.words(), findings_);
+  if (socket.left != 0) {
+    findings_.warn(
+        fmt::format("{} had packets in it that nobody had read, which are lost", one.words()));
+  }
+  if (socket.error && socket.type == SOCK_DGRAM) {
+    findings_.warn(
+        fmt::format("{} had an error that nobody had asked for, which is forgotten", one.words()));
+  }
+}
+
+}  // namespace rfork::loader
