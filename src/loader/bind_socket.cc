@@ -40,7 +40,6 @@ class Binding {
   }
 
  private:
-  bool take_original();
   bool make_plain();
   bool bind_unix();
   bool bind_path();
@@ -100,22 +99,6 @@ bool Binding::refuse(int error) const {
     findings_.refuse(what + ": " + std::strerror(error), drop);
   }
   return false;
-}
-
-/// The very socket, with all that waits in it: its other holder is about to end.
-bool Binding::take_original() {
-  if (options_.original == 0 || socket_.cookie == 0) return false;
-  const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, options_.original, 0)));
-  UniqueFd fd(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), number_, 0)));
-  uint64_t cookie = 0;
-  socklen_t size = sizeof cookie;
-  if (!fd || ::getsockopt(fd.get(), SOL_SOCKET, kSocketCookie, &cookie, &size) != 0 ||
-      cookie != socket_.cookie) {
-    return false;
-  }
-  made_.fd = std::move(fd);
-  made_.taken = true;
-  return true;
 }
 
 bool Binding::make_plain() {
@@ -220,7 +203,7 @@ bool Binding::bind_packet() {
 }
 
 BoundSocket Binding::make() {
-  if (take_original()) return std::move(made_);
+  if (take_original(made_, socket_, number_, options_)) return std::move(made_);
   if (!make_plain()) return {};
   set_options(made_.fd.get(), socket_, image::SocketOptionKind::Time::first, words(), findings_);
   bool bound = true;
@@ -248,6 +231,30 @@ BoundSocket Binding::make() {
 }
 
 }  // namespace
+
+// Its other holder is frozen, and about to end.
+bool take_original(BoundSocket& made, const Socket& socket, int number,
+                   const BindOptions& options) {
+  if (options.original == 0 || socket.cookie == 0 || number < 0) return false;
+  const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, options.original, 0)));
+  // pidfd_getfd(2) asks for our real user's rights; an image may have but those of the child's. The
+  // directory is root's if the process has more than its user.
+  struct stat status {};
+  if (::stat(fmt::format("/proc/{}", options.original).c_str(), &status) != 0 ||
+      (::geteuid() != 0 && status.st_uid != ::geteuid())) {
+    return false;
+  }
+  UniqueFd fd(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), number, 0)));
+  uint64_t cookie = 0;
+  socklen_t size = sizeof cookie;
+  if (!fd || ::getsockopt(fd.get(), SOL_SOCKET, kSocketCookie, &cookie, &size) != 0 ||
+      cookie != socket.cookie) {
+    return false;
+  }
+  made.fd = std::move(fd);
+  made.taken = true;
+  return true;
+}
 
 bool name_end(BoundSocket& end, const Socket& socket, int number, const BindOptions& options,
               SocketNames& names, Findings& findings) {

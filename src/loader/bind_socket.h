@@ -31,6 +31,10 @@ struct BoundSocket {
 BoundSocket make_socket(const image::Socket& socket, int number, const BindOptions& options,
                         SocketNames& names, Findings& findings);
 
+/// The very socket of the original, with all that waits in it. False: there is none to be had.
+bool take_original(BoundSocket& made, const image::Socket& socket, int number,
+                   const BindOptions& options);
+
 /// Gives a unix socket that is there its name, if it has one.
 bool name_end(BoundSocket& end, const image::Socket& socket, int number, const BindOptions& options,
               SocketNames& names, Findings& findings);

@@ -98,7 +98,10 @@ std::string describe(const FileLock& lock, const std::string& path) {
 BindOptions bind_options(const image::Snapshot& snapshot, const Options& options) {
   BindOptions bind;
   bind.any_address = options.any_address;
-  bind.original = options.original_waits ? snapshot.processes[0].pid : 0;
+  const std::string& boot = snapshot.host.boot_id;
+  const bool same_boot =
+      !boot.empty() && read_file("/proc/sys/kernel/random/boot_id").starts_with(boot);
+  if (options.original_waits && same_boot) bind.original = snapshot.processes[0].pid;
   return bind;
 }
 
@@ -124,7 +127,30 @@ OpenFiles::OpenFiles(const image::Snapshot& snapshot, const Options& options, Ho
     Opened opened = open_one(*description);
     sort_locks(*description, opened);
     opened_[descriptor.description] = std::move(opened);
+    open_passed(*description);
   }
+  sockets_.complete([this](uint32_t id) { return passed(id); });
+  passed_.clear();
+}
+
+/// What is on its way in a socket, and has no number.
+void OpenFiles::open_passed(const Description& socket) {
+  if (!socket.socket) return;
+  for (const image::SocketMessage& message : socket.socket->messages) {
+    for (const uint32_t id : message.descriptions) {
+      if (opened_.contains(id)) continue;
+      const Description& description = *image::find_id(snapshot_.descriptions, id);
+      opened_[id] = open_one(description);
+      open_passed(description);
+    }
+  }
+}
+
+int OpenFiles::passed(uint32_t id) {
+  const Opened& opened = opened_.at(id);
+  if (opened.child_path.empty()) return opened.fd;
+  passed_.push_back(try_open(opened.child_path, opened.flags | O_CLOEXEC | O_NOCTTY));
+  return passed_.back().get();
 }
 
 OpenFiles::Opened OpenFiles::own(UniqueFd fd) {

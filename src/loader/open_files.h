@@ -67,6 +67,8 @@ class OpenFiles {
   };
 
   static Opened own(UniqueFd fd);
+  void open_passed(const image::Description& socket);
+  int passed(uint32_t id);
   Opened open_one(const image::Description& description);
   Opened open_stdio(const image::Description& description);
   Opened open_relay(const image::Description& description);
@@ -85,6 +87,7 @@ class OpenFiles {
   SocketMaker sockets_;
   std::map<uint32_t, Opened> opened_;
   UniqueFd null_;
+  std::vector<UniqueFd> passed_;  ///< what the child opens itself, for who gets it from a socket
   int highest_ = -1;
 };
 

@@ -23,10 +23,26 @@ void make_room(int fd, size_t size) {
 
 namespace {
 
-int send_with(int fd, const image::SocketMessage& message, const Bytes& address,
-              const ucred* credentials) {
+/// Adds one part to a message's control data.
+void add_control(Bytes& control, int type, std::span<const std::byte> data) {
+  const size_t start = control.size();
+  control.resize(start + CMSG_SPACE(data.size()));
+  cmsghdr header{};
+  header.cmsg_len = CMSG_LEN(data.size());
+  header.cmsg_level = SOL_SOCKET;
+  header.cmsg_type = type;
+  std::memcpy(control.data() + start, &header, sizeof header);
+  std::ranges::copy(data, control.begin() + static_cast<ptrdiff_t>(start + CMSG_LEN(0)));
+}
+
+int send_with(int fd, const image::SocketMessage& message, std::span<const int> passed,
+              const Bytes& address, const ucred* credentials) {
   iovec vector{const_cast<std::byte*>(message.data.data()), message.data.size()};
-  alignas(cmsghdr) std::byte control[CMSG_SPACE(sizeof(ucred))]{};
+  Bytes control;
+  if (!passed.empty()) add_control(control, SCM_RIGHTS, std::as_bytes(passed));
+  if (credentials != nullptr) {
+    add_control(control, SCM_CREDENTIALS, std::as_bytes(std::span(credentials, 1)));
+  }
   msghdr header{};
   header.msg_iov = &vector;
   header.msg_iovlen = 1;
@@ -34,14 +50,9 @@ int send_with(int fd, const image::SocketMessage& message, const Bytes& address,
     header.msg_name = const_cast<std::byte*>(address.data());
     header.msg_namelen = static_cast<socklen_t>(address.size());
   }
-  if (credentials != nullptr) {
-    header.msg_control = control;
-    header.msg_controllen = sizeof control;
-    cmsghdr* const one = CMSG_FIRSTHDR(&header);
-    one->cmsg_level = SOL_SOCKET;
-    one->cmsg_type = SCM_CREDENTIALS;
-    one->cmsg_len = CMSG_LEN(sizeof *credentials);
-    std::memcpy(CMSG_DATA(one), credentials, sizeof *credentials);
+  if (!control.empty()) {
+    header.msg_control = control.data();
+    header.msg_controllen = control.size();
   }
   const ssize_t n = ::sendmsg(fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL);
   if (n < 0) return errno;
@@ -102,26 +113,23 @@ UniqueFd lend_address(const image::Socket& socket, const image::SocketMessage& m
 
 }  // namespace
 
-int send_message_to(int fd, const image::SocketMessage& message, const Bytes& address) {
+int send_message(int fd, const image::SocketMessage& message, std::span<const int> passed,
+                 const Bytes& address) {
   ucred credentials{};
   const bool told = message.credentials.size() == sizeof credentials;
-  if (!told) return send_with(fd, message, address, nullptr);
+  if (!told) return send_with(fd, message, passed, address, nullptr);
   std::memcpy(&credentials, message.credentials.data(), sizeof credentials);
   if (credentials.pid == image::kOwnPid) credentials.pid = ::getpid();
   // Others' only for who may be anybody; then our own, which the child will have.
-  if (const int error = send_with(fd, message, address, &credentials);
+  if (const int error = send_with(fd, message, passed, address, &credentials);
       error != EPERM && error != ESRCH) {
     return error;
   }
   credentials.pid = ::getpid();
-  if (send_with(fd, message, address, &credentials) == 0) return 0;
+  if (send_with(fd, message, passed, address, &credentials) == 0) return 0;
   credentials.uid = ::geteuid();
   credentials.gid = ::getegid();
-  return send_with(fd, message, address, &credentials);
-}
-
-int send_message(int fd, const image::SocketMessage& message) {
-  return send_message_to(fd, message, {});
+  return send_with(fd, message, passed, address, &credentials);
 }
 
 bool send_datagram(int target, const image::Socket& socket, const image::SocketMessage& message,
@@ -137,7 +145,7 @@ bool send_datagram(int target, const image::Socket& socket, const image::SocketM
     std::memcpy(to.data(), &address, sizeof address);
   }
   const uint32_t before = memory_used(target);
-  return sender >= 0 && send_message_to(sender, message, to) == 0 && memory_used(target) > before;
+  return sender >= 0 && send_message(sender, message, {}, to) == 0 && memory_used(target) > before;
 }
 
 }  // namespace rfork::loader

@@ -1,15 +1,16 @@
 // Puts messages into a socket's queue: by sending them to it.
 #pragma once
 
+#include <span>
+
 #include "image/model.h"
 
 namespace rfork::loader {
 
-/// Sends it through the connected socket `fd`, with its sender's credentials as far as we may say
-/// them. 0, or an errno.
-int send_message(int fd, const image::SocketMessage& message);
-/// The same to an address, from a socket that isn't connected.
-int send_message_to(int fd, const image::SocketMessage& message, const Bytes& address);
+/// Sends it through `fd`, to an address if the socket isn't connected, with its sender's
+/// credentials as far as we may say them, and with descriptors. 0, or an errno.
+int send_message(int fd, const image::SocketMessage& message, std::span<const int> passed = {},
+                 const Bytes& address = {});
 
 /// Makes room in the buffer of a socket that sends for others.
 void make_room(int fd, size_t size);

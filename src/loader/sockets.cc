@@ -72,7 +72,7 @@ int connect_to(int fd, const BoundSocket& bound, const Bytes& name) {
 }  // namespace
 
 std::string SocketMaker::Made::words() const {
-  return fmt::format("descriptor {}", number);
+  return number < 0 ? "a socket on its way" : fmt::format("descriptor {}", number);
 }
 
 SocketMaker::SocketMaker(const image::Snapshot& snapshot, BindOptions options, Findings& findings)
@@ -90,36 +90,53 @@ UniqueFd SocketMaker::open(const Description& description) {
   return UniqueFd(::fcntl(found->second.fd(), F_DUPFD_CLOEXEC, 0));
 }
 
-void SocketMaker::make_all() {
-  for (const image::Descriptor& descriptor : snapshot_.processes[0].descriptors) {
-    const Description* const one = image::find_id(snapshot_.descriptions, descriptor.description);
-    if (one == nullptr || one->kind != Description::Kind::socket || made_.contains(one->id))
-      continue;
-    Made& made = made_[one->id];
-    made.description = one;
-    made.socket = socket_of(*one);
-    made.number = descriptor.fd;
+/// With all that is on its way in it.
+void SocketMaker::add(const Description& description, int number) {
+  if (description.kind != Description::Kind::socket || made_.contains(description.id)) return;
+  Made& made = made_[description.id];
+  made.description = &description;
+  made.socket = socket_of(description);
+  const auto numbered = numbers_.find(description.id);
+  made.number = numbered == numbers_.end() ? number : numbered->second;
+  for (const image::SocketMessage& message : made.socket.messages) {
+    for (const uint32_t id : message.descriptions) {
+      add(*image::find_id(snapshot_.descriptions, id), -1);
+    }
   }
+}
+
+void SocketMaker::make_all() {
+  // Those with a number first: others may be on their way too.
+  for (const bool first : {true, false}) {
+    for (const image::Descriptor& descriptor : snapshot_.processes[0].descriptors) {
+      const Description* const one = image::find_id(snapshot_.descriptions, descriptor.description);
+      if (one == nullptr || one->kind != Description::Kind::socket) continue;
+      if (first) {
+        numbers_.emplace(one->id, descriptor.fd);
+      } else {
+        add(*one, descriptor.fd);
+      }
+    }
+  }
+  for (auto& [id, one] : made_) take_original(one.bound, one.socket, one.number, options_);
   // Connections first: they borrow the names that others have for good.
   for (auto& [id, one] : made_) {
     if (is_pair(one) && !one.bound.fd) make_pair(one);
   }
   for (auto& [id, one] : made_) {
-    if (!one.bound.fd && !one.socket.connected) make_alone(one);
+    if (!one.bound.fd && !is_pair(one)) make_alone(one);
   }
-  for (auto& [id, one] : made_) {
-    if (!one.bound.fd && one.socket.connected && !is_pair(one)) make_alone(one);
-  }
-  if (!findings_.reasons.empty()) return;
-  for (auto& [id, one] : made_) {
-    if (!one.bound.taken) fill(one);
-  }
-  for (auto& [id, one] : made_) {
-    if (!one.bound.taken) connect(one);
-  }
-  for (auto& [id, one] : made_) {
-    if (!one.bound.taken) finish(one);
-  }
+}
+
+void SocketMaker::complete(const std::function<int(uint32_t)>& descriptor) {
+  const auto each = [&](const auto& visit) {
+    for (auto& [id, one] : made_) {
+      if (one.bound.fd && !one.bound.taken) visit(one);
+    }
+  };
+  each([&](Made& one) { fill(one, descriptor); });
+  each([&](Made& one) { connect(one); });
+  each([&](Made& one) { finish(one); });
 }
 
 /// Two that are connected to each other, or one whose other end is gone.
@@ -261,22 +278,9 @@ void SocketMaker::connect(Made& one) {
   }
 }
 
-/// Through the other end of a connection.
-void SocketMaker::fill_connected(Made& one) {
-  const auto other = made_.find(one.description->other);
-  const int sender = one.gone ? one.gone.get() : other == made_.end() ? -1 : other->second.fd();
-  for (const image::SocketMessage& message : one.socket.messages) {
-    const int error = send_message(sender, message);
-    if (error == 0) continue;
-    findings_.refuse(fmt::format("the {} bytes in {} don't fit into one here: {}",
-                                 message.data.size(), one.words(), std::strerror(error)),
-                     "see /proc/sys/net/core/wmem_default");
-    return;
-  }
-}
-
 /// From each sender's own name.
-int SocketMaker::send_as_sender(Made& one, const image::SocketMessage& message) {
+int SocketMaker::send_as_sender(Made& one, const image::SocketMessage& message,
+                                std::span<const int> passed) {
   Made* const own = message.from.empty() ? nullptr : own_with_name(message.from, one);
   BoundSocket lent;
   if (own == nullptr) {
@@ -289,21 +293,26 @@ int SocketMaker::send_as_sender(Made& one, const image::SocketMessage& message) 
     }
     // Connected, so that paths of any length will do; it has no peer that would be told of its end.
     const int error = connect_to(lent.fd.get(), one.bound, one.socket.name);
-    return error != 0 ? error : send_message(lent.fd.get(), message);
+    return error != 0 ? error : send_message(lent.fd.get(), message, passed);
   }
-  if (one.bound.reach.empty()) return send_message_to(own->fd(), message, one.socket.name);
+  if (one.bound.reach.empty()) {
+    return send_message(own->fd(), message, passed, one.socket.name);
+  }
   const UniqueFd file(::open(one.bound.reach.c_str(), O_PATH | O_CLOEXEC));
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   const std::string link = fmt::format("/proc/self/fd/{}", file.get());
   std::memcpy(address.sun_path, link.data(), link.size());
   const auto* const start = reinterpret_cast<const std::byte*>(&address);
-  return send_message_to(own->fd(), message, Bytes(start, start + sizeof address));
+  return send_message(own->fd(), message, passed, Bytes(start, start + sizeof address));
 }
 
 /// Whether the child itself has to send what is to be in it.
 bool SocketMaker::child_fills(const Made& one) const {
   if (!is_pair(one) || !made_.contains(one.description->other)) return false;
+  const auto passes = [](const auto& message) { return !message.descriptions.empty(); };
+  if (std::ranges::any_of(one.socket.messages, passes)) return false;
+  if (one.number < 0 || made_.at(one.description->other).number < 0) return false;
   return std::ranges::any_of(one.socket.messages, [](const image::SocketMessage& message) {
     ucred sender{};
     if (message.credentials.size() != sizeof sender) return false;
@@ -336,20 +345,36 @@ void SocketMaker::add_messages(PlanWriter& plan) const {
   }
 }
 
-void SocketMaker::fill(Made& one) {
+int SocketMaker::send_to(Made& one, const image::SocketMessage& message,
+                         std::span<const int> passed) {
+  if (one.socket.family != AF_UNIX) {
+    Made* const own = own_with_name(message.from, one);
+    return send_datagram(one.fd(), one.socket, message, own == nullptr ? -1 : own->fd())
+               ? 0
+               : EADDRNOTAVAIL;
+  }
+  if (!is_pair(one)) return send_as_sender(one, message, passed);
+  const auto other = made_.find(one.description->other);
+  return send_message(one.gone ? one.gone.get() : other->second.fd(), message, passed);
+}
+
+void SocketMaker::fill(Made& one, const std::function<int(uint32_t)>& descriptor) {
   if (one.socket.messages.empty() || child_fills(one)) return;
-  if (one.socket.family == AF_UNIX && is_pair(one)) return fill_connected(one);
   size_t lost = 0;
   for (const image::SocketMessage& message : one.socket.messages) {
+    std::vector<int> passed;
+    for (const uint32_t id : message.descriptions) passed.push_back(descriptor(id));
+    const int error = send_to(one, message, passed);
+    if (error == 0) continue;
     if (one.socket.family != AF_UNIX) {
-      Made* const own = own_with_name(message.from, one);
-      if (!send_datagram(one.fd(), one.socket, message, own == nullptr ? -1 : own->fd())) ++lost;
-    } else if (const int error = send_as_sender(one, message); error != 0) {
-      findings_.refuse(fmt::format("a message of {} bytes can't be put into {} again: {}",
-                                   message.data.size(), one.words(), std::strerror(error)),
-                       "see /proc/sys/net/unix/max_dgram_qlen, or " + drop_advice(one.number));
-      return;
+      ++lost;
+      continue;
     }
+    findings_.refuse(fmt::format("a message of {} bytes can't be put into {} again: {}",
+                                 message.data.size(), one.words(), std::strerror(error)),
+                     "see /proc/sys/net/core/wmem_default and net/unix/max_dgram_qlen, or " +
+                         drop_advice(one.number));
+    return;
   }
   if (lost == 0) return;
   findings_.warn(

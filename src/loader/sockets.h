@@ -4,7 +4,9 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -24,6 +26,9 @@ class SocketMaker {
   /// The socket of one description; the first call makes all of them, for they depend on each
   /// other. Empty, with a reason in the findings, when it can't be had.
   UniqueFd open(const image::Description& description);
+  /// Fills and connects them and sets their options. `descriptor` gives what is open here for a
+  /// description that was on its way in one of them (borrowed), or -1.
+  void complete(const std::function<int(uint32_t)>& descriptor);
   /// The child's own calls, with all descriptors in place and its own user: messages that tell who
   /// sent them, if it was the process.
   void add_messages(PlanWriter& plan) const;
@@ -46,6 +51,7 @@ class SocketMaker {
     std::string words() const;
   };
 
+  void add(const image::Description& description, int number);
   void make_all();
   bool is_pair(const Made& one) const;
   bool child_fills(const Made& one) const;
@@ -56,9 +62,9 @@ class SocketMaker {
   void make_alone(Made& one);
   void connect(Made& one);
   int connect_to_dead(Made& one);
-  void fill(Made& one);
-  void fill_connected(Made& one);
-  int send_as_sender(Made& one, const image::SocketMessage& message);
+  void fill(Made& one, const std::function<int(uint32_t)>& descriptor);
+  int send_to(Made& one, const image::SocketMessage& message, std::span<const int> passed);
+  int send_as_sender(Made& one, const image::SocketMessage& message, std::span<const int> passed);
   Made* own_with_name(const Bytes& name, const Made& other_than);
   void finish(Made& one);
 
@@ -66,7 +72,8 @@ class SocketMaker {
   BindOptions options_;
   Findings& findings_;
   SocketNames names_;
-  std::map<uint32_t, Made> made_;  ///< by description
+  std::map<uint32_t, Made> made_;    ///< by description
+  std::map<uint32_t, int> numbers_;  ///< by description: a descriptor that has it
   bool all_made_ = false;
 };
 

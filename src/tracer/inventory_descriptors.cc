@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
 #include <span>
 #include <variant>
 
@@ -30,7 +31,9 @@ using image::Object;
 
 // A descriptor as /proc shows it.
 struct OpenFd {
+  pid_t pid = 0;  // who has it: the process, or, of what is on its way in a socket, we
   int fd = 0;
+  int carrier = -1;  // the number of a socket in which it is on its way
   std::string path;  // without " (deleted)"
   struct stat status {};
   int64_t offset = 0;
@@ -49,6 +52,7 @@ std::vector<int> list_fds(pid_t pid) {
 
 std::optional<OpenFd> look_at(pid_t pid, int fd) {
   OpenFd open;
+  open.pid = pid;
   open.fd = fd;
   const std::string path = fmt::format("/proc/{}/fd/{}", pid, fd);
   const auto link = try_read_link(path);
@@ -69,12 +73,12 @@ std::optional<OpenFd> look_at(pid_t pid, int fd) {
   return open;
 }
 
-bool same_description(pid_t pid, const OpenFd& a, const OpenFd& b) {
+bool same_description(const OpenFd& a, const OpenFd& b) {
   if (a.status.st_ino != b.status.st_ino || a.status.st_dev != b.status.st_dev ||
       a.flags != b.flags)
     return false;
-  const long order = ::syscall(SYS_kcmp, pid, pid, KCMP_FILE, a.fd, b.fd);
-  if (order < 0) throw_errno("kcmp", fmt::format("descriptors {} and {} of {}", a.fd, b.fd, pid));
+  const long order = ::syscall(SYS_kcmp, a.pid, b.pid, KCMP_FILE, a.fd, b.fd);
+  if (order < 0) throw_errno("kcmp", fmt::format("descriptors {} and {} of {}", a.fd, b.fd, a.pid));
   return order == 0;
 }
 
@@ -206,12 +210,50 @@ bool watches_what_it_names(Inventory& inventory, pid_t pid, const OpenFd& open,
 }
 
 ChannelEnd channel_end(const OpenFd& open, uint32_t description) {
-  return {open.fd, open.status, open.flags, description};
+  return {open.pid, open.fd, open.status, open.flags, description};
+}
+
+using Finder = std::function<uint32_t(int)>;
+
+// What is on its way between sockets is open here, and has no number in the process.
+std::vector<UniqueFd> add_in_flight(std::vector<OpenFd>& opens) {
+  std::vector<UniqueFd> held;
+  for (size_t i = 0; i < opens.size(); ++i) {  // what is found may have something in it too
+    if (!S_ISSOCK(opens[i].status.st_mode)) continue;
+    auto passed = passed_in(opens[i].pid, opens[i].fd, opens[i].info);
+    if (!passed) continue;  // its own description says so
+    for (UniqueFd& fd : *passed) {
+      const auto open = look_at(::getpid(), fd.get());
+      if (!open || std::ranges::any_of(opens, [&](const OpenFd& known) {
+            return same_description(known, *open);
+          })) {
+        continue;
+      }
+      opens.push_back(*open);
+      opens.back().carrier = opens[i].carrier < 0 ? opens[i].fd : opens[i].carrier;
+      held.push_back(std::move(fd));
+    }
+  }
+  return held;
+}
+
+// Which of them a descriptor of ours leads to, by its place; 0: none.
+uint32_t find_among(const std::vector<OpenFd>& opens, int fd) {
+  const auto open = look_at(::getpid(), fd);
+  const auto known = std::ranges::find_if(
+      opens, [&](const OpenFd& one) { return open && same_description(one, *open); });
+  return known == opens.end() ? 0 : static_cast<uint32_t>(known - opens.begin() + 1);
+}
+
+// Their state is set through a number, which they don't have.
+bool needs_number(const Description& description) {
+  return description.kind == Description::Kind::epoll ||
+         description.kind == Description::Kind::timerfd;
 }
 
 // Decides how a description is carried; false, with an obstacle noted, when it can't be.
 bool describe(Inventory& inventory, const InventoryInput& input, const OwnChannels& channels,
-              const OpenFd& open, bool on_stdio, Description& description) {
+              const Finder& find, const OpenFd& open, bool on_stdio, Description& description) {
   description.path = open.path;
   description.flags = open.flags;
   description.offset = open.offset;
@@ -227,7 +269,7 @@ bool describe(Inventory& inventory, const InventoryInput& input, const OwnChanne
     return true;
   }
   if (S_ISSOCK(type) && (open.flags & O_PATH) == 0) {
-    const SocketEnd socket{end, kind_in_words(open), open.info};
+    const SocketEnd socket{end, kind_in_words(open), find};
     if (const auto carried = add_socket(inventory, input, channels, socket, description)) {
       return *carried;
     }
@@ -324,12 +366,15 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
     if (fd <= 2 && is_terminal(open->status)) terminal = open->status.st_rdev;
     const auto known = std::ranges::find_if(firsts, [&](const OpenFd& first) {
       return !gets_no_input(input, first) && !gets_no_input(input, *open) &&
-             same_description(input.pid, first, *open);
+             same_description(first, *open);
     });
     descriptors.push_back(
         {fd, static_cast<uint32_t>(known - firsts.begin() + 1), open->close_on_exec});
     if (known == firsts.end()) firsts.push_back(*open);
   }
+  const size_t numbered = firsts.size();
+  const std::vector<UniqueFd> on_their_way = add_in_flight(firsts);
+  const Finder find = [&](int fd) { return find_among(firsts, fd); };
   OwnChannels channels(input.pid, {input.pid, input.copy});
   channels.look_at(channel_ends(firsts));
   std::set<uint32_t> carried;
@@ -339,7 +384,21 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
         open.fd <= 2 || (is_terminal(open.status) && open.status.st_rdev == terminal);
     Description description;
     description.id = static_cast<uint32_t>(i + 1);
-    if (!describe(inventory, input, channels, open, on_stdio, description)) continue;
+    InventoryInput there = input;
+    there.pid = open.pid;
+    there.relay = input.relay && i < numbered;
+    const size_t obstacles = inventory.obstacles.size();
+    const bool described =
+        describe(inventory, there, channels, find, open, on_stdio && i < numbered, description);
+    if (i >= numbered && (!described || needs_number(description))) {
+      inventory.obstacles.resize(obstacles);  // they name a number of ours
+      inventory.obstacles.push_back(
+          {fmt::format("descriptor {} is a socket with {} on its way in it, which can't be carried",
+                       open.carrier, kind_in_words(open)),
+           fmt::format("--drop-fd {} goes on without it", open.carrier)});
+      continue;
+    }
+    if (!described) continue;
     if (!input.drop_locks) add_locks(inventory, open, description);
     inventory.descriptions.push_back(std::move(description));
     carried.insert(description.id);

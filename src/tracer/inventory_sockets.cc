@@ -69,22 +69,32 @@ bool add_unix_state(pid_t pid, const UnixSocket& told, uint32_t peer, Socket& so
 
 /// The process's own messages are told from those of others by a pid that nobody has: as whom it
 /// goes on isn't known here.
-void mark_own(pid_t pid, std::vector<image::SocketMessage>& messages) {
-  for (image::SocketMessage& message : messages) {
-    ucred sender{};
-    if (message.credentials.size() != sizeof sender) continue;
-    std::memcpy(&sender, message.credentials.data(), sizeof sender);
-    if (sender.pid != pid) continue;
-    sender.pid = image::kOwnPid;
-    std::memcpy(message.credentials.data(), &sender, sizeof sender);
+void mark_own(pid_t pid, image::SocketMessage& message) {
+  ucred sender{};
+  if (message.credentials.size() != sizeof sender) return;
+  std::memcpy(&sender, message.credentials.data(), sizeof sender);
+  if (sender.pid != pid) return;
+  sender.pid = image::kOwnPid;
+  std::memcpy(message.credentials.data(), &sender, sizeof sender);
+}
+
+/// False: not all of it can be read or named.
+bool add_messages(pid_t pid, const SocketEnd& end, int own, Socket& socket) {
+  auto peeked = peek_messages(own, socket);
+  if (!peeked) return false;
+  for (PeekedMessage& one : *peeked) {
+    mark_own(pid, one.message);
+    for (const UniqueFd& passed : one.passed) {
+      one.message.descriptions.push_back(end.description_of(passed.get()));
+      if (one.message.descriptions.back() == 0) return false;
+    }
+    socket.messages.push_back(std::move(one.message));
   }
+  return true;
 }
 
 bool check_state(Inventory& inventory, const InventoryInput& input, const SocketEnd& end,
                  const Socket& socket, int own, const UnixSocket* told) {
-  if (const auto on_their_way = value_of(end.info, "scm_fds"); on_their_way.value_or("0") != "0") {
-    return refuse(inventory, end, "with descriptors on their way in it, which can't be carried");
-  }
   if (has_unreadable_filter(own)) {
     return refuse(inventory, end, "with an eBPF filter, which can't be read");
   }
@@ -125,17 +135,27 @@ std::optional<bool> add_socket(Inventory& inventory, const InventoryInput& input
     description.shut = shut_directions(own.get(), *socket);
   }
   if (!check_state(inventory, input, end, *socket, own.get(), told)) return false;
-  if (input.earlier != nullptr) {
-    auto messages = peek_messages(own.get(), *socket);
-    if (!messages) {
-      return refuse(inventory, end, "with descriptors on their way in it, which can't be carried");
-    }
-    mark_own(input.pid, *messages);
-    socket->messages = *std::move(messages);
+  if (input.earlier != nullptr && !add_messages(channels.pid(), end, own.get(), *socket)) {
+    return refuse(inventory, end, "with something on its way in it that can't be carried");
   }
   description.kind = Description::Kind::socket;
   description.socket = *std::move(socket);
   return true;
+}
+
+std::optional<std::vector<UniqueFd>> passed_in(pid_t pid, int fd, const std::string& fdinfo) {
+  std::vector<UniqueFd> passed;
+  if (value_of(fdinfo, "scm_fds").value_or("0") == "0") return passed;
+  const UniqueFd own = duplicate_descriptor(pid, fd);
+  auto socket = own ? describe_socket(own.get(), pid) : std::nullopt;
+  if (!socket) return std::nullopt;
+  socket->connected = true;
+  auto peeked = peek_messages(own.get(), *socket);
+  if (!peeked) return std::nullopt;
+  for (PeekedMessage& one : *peeked) {
+    for (UniqueFd& descriptor : one.passed) passed.push_back(std::move(descriptor));
+  }
+  return passed;
 }
 
 std::vector<OpenSocket> named_sockets(const Inventory& inventory) {

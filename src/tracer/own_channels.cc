@@ -79,7 +79,7 @@ void OwnChannels::look_at_pipes(const std::vector<ChannelEnd>& ends) {
   std::map<ino_t, Seen> pipes;
   for (const ChannelEnd& end : ends) {
     if (!S_ISFIFO(end.status.st_mode)) continue;
-    const auto link = try_read_link(fmt::format("/proc/{}/fd/{}", pid_, end.fd));
+    const auto link = try_read_link(fmt::format("/proc/{}/fd/{}", end.pid, end.fd));
     if (!link || inode_in(*link) == 0) continue;  // a FIFO with a name: others may open it
     Seen& seen = pipes[end.status.st_ino];
     const int access = end.flags & O_ACCMODE;
@@ -122,14 +122,14 @@ uint32_t OwnChannels::peer_of(const ChannelEnd& end) const {
 void OwnChannels::describe_pipe(const ChannelEnd& end, Description& description) const {
   description.kind = Description::Kind::pipe;
   description.other = channels_.at(end.status.st_ino).first;
-  const UniqueFd own = duplicate_descriptor(pid_, end.fd);
+  const UniqueFd own = duplicate_descriptor(end.pid, end.fd);
   const int capacity = own ? ::fcntl(own.get(), F_GETPIPE_SZ) : -1;
   description.capacity = capacity > 0 ? static_cast<uint64_t>(capacity) : 0;
 }
 
 void OwnChannels::read_pipe(const ChannelEnd& end, Description& description) const {
   if (description.other != description.id) return;
-  const std::string path = fmt::format("/proc/{}/fd/{}", pid_, end.fd);
+  const std::string path = fmt::format("/proc/{}/fd/{}", end.pid, end.fd);
   const UniqueFd reader = open_or_throw(path, O_RDONLY | O_NONBLOCK);
   description.queued = peek_pipe(reader.get());
 }

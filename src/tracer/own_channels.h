@@ -16,6 +16,7 @@ namespace rfork::tracer {
 
 /// One descriptor that may be an end of one.
 struct ChannelEnd {
+  pid_t pid = 0;  ///< who has it: the process, or, of what is on its way in a socket, we
   int fd = 0;
   struct stat status {};
   int32_t flags = 0;         ///< fcntl(F_GETFL)
@@ -27,6 +28,7 @@ class OwnChannels {
   /// Processes that may hold the ends too: `pid` itself, and a copy of it that was made for us.
   OwnChannels(pid_t pid, std::set<pid_t> same) : pid_(pid), same_(std::move(same)) {}
 
+  pid_t pid() const { return pid_; }
   /// All of the process's pipes and sockets; finds out which of them lead to itself.
   void look_at(const std::vector<ChannelEnd>& ends);
   bool has_pipe(const ChannelEnd& end) const {

@@ -19,7 +19,6 @@
 #include <memory>
 #include <span>
 
-#include "base/unique_fd.h"
 #include "image/socket_options.h"
 #include "tracer/socket_groups.h"
 
@@ -30,6 +29,7 @@ using image::SocketOptionKind;
 
 namespace {
 
+constexpr size_t kMostMessages = 1u << 20;
 constexpr int kMptcp = 262;        // IPPROTO_MPTCP
 constexpr int kGetFilter = 26;     // SO_GET_FILTER
 constexpr int kSocketCookie = 57;  // SO_COOKIE
@@ -149,47 +149,44 @@ bool stands_alone(int fd, const Socket& socket) {
 }
 
 /// SO_PEEK_OFF of a socket, as it was again when this ends.
-class PeekFromStart {
+class PeekOffset {
  public:
-  explicit PeekFromStart(int fd) : fd_(fd), before_(ask<int>(fd, SOL_SOCKET, SO_PEEK_OFF)) {
-    const int start = 0;
-    usable_ = before_ && ::setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &start, sizeof start) == 0;
+  explicit PeekOffset(int fd) : fd_(fd), before_(ask<int>(fd, SOL_SOCKET, SO_PEEK_OFF)) {}
+  ~PeekOffset() {
+    if (before_) set(*before_);
   }
-  ~PeekFromStart() {
-    if (usable_) ::setsockopt(fd_, SOL_SOCKET, SO_PEEK_OFF, &*before_, sizeof *before_);
+  PeekOffset(const PeekOffset&) = delete;
+  PeekOffset& operator=(const PeekOffset&) = delete;
+  bool set(int offset) const {
+    return before_ && ::setsockopt(fd_, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset) == 0;
   }
-  PeekFromStart(const PeekFromStart&) = delete;
-  PeekFromStart& operator=(const PeekFromStart&) = delete;
-  bool usable() const { return usable_; }
 
  private:
   int fd_;
   std::optional<int> before_;
-  bool usable_ = false;
 };
 
-/// Takes the credentials; false if there were descriptors, which are closed.
-bool take_control(msghdr& message, image::SocketMessage& taken) {
+/// Takes credentials and descriptors; false if there was more than fits.
+bool take_control(msghdr& message, PeekedMessage& taken) {
   constexpr int kPidfd = 4;  // SCM_PIDFD: one that is made anew for each receiver
-  bool whole = (message.msg_flags & MSG_CTRUNC) == 0;
   for (cmsghdr* one = CMSG_FIRSTHDR(&message); one != nullptr; one = CMSG_NXTHDR(&message, one)) {
     if (one->cmsg_level != SOL_SOCKET) continue;
     const std::byte* const data = reinterpret_cast<std::byte*>(CMSG_DATA(one));
     const size_t size = one->cmsg_len - CMSG_LEN(0);
-    if (one->cmsg_type == SCM_CREDENTIALS) taken.credentials.assign(data, data + size);
+    if (one->cmsg_type == SCM_CREDENTIALS) taken.message.credentials.assign(data, data + size);
     if (one->cmsg_type != SCM_RIGHTS && one->cmsg_type != kPidfd) continue;
-    whole = whole && one->cmsg_type != SCM_RIGHTS;
     for (size_t i = 0; i < size / sizeof(int); ++i) {
       int passed;
       std::memcpy(&passed, data + i * sizeof passed, sizeof passed);
-      const UniqueFd closed(passed);
+      UniqueFd own(passed);
+      if (one->cmsg_type == SCM_RIGHTS) taken.passed.push_back(std::move(own));
     }
   }
-  return whole;
+  return (message.msg_flags & MSG_CTRUNC) == 0;
 }
 
-/// One peek. nullopt: nothing more is there. `whole`: false if something of it can't be carried.
-std::optional<image::SocketMessage> peek_one(int fd, std::span<std::byte> buffer, bool& whole) {
+/// One peek. nullopt: nothing more is there. `whole`: false if not all of it is taken.
+std::optional<PeekedMessage> peek_one(int fd, std::span<std::byte> buffer, bool& whole) {
   sockaddr_storage from{};
   alignas(cmsghdr) std::byte control[4096];
   iovec vector{buffer.data(), buffer.size()};
@@ -202,12 +199,30 @@ std::optional<image::SocketMessage> peek_one(int fd, std::span<std::byte> buffer
   message.msg_controllen = sizeof control;
   const ssize_t n = ::recvmsg(fd, &message, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
   if (n < 0) return std::nullopt;
-  image::SocketMessage taken;
-  taken.data.assign(buffer.begin(), buffer.begin() + n);
+  PeekedMessage taken;
+  taken.message.data.assign(buffer.begin(), buffer.begin() + n);
   const bool named = message.msg_namelen > sizeof(sa_family_t);
-  if (named) taken.from = address_bytes(from, message.msg_namelen);
+  if (named) taken.message.from = address_bytes(from, message.msg_namelen);
   whole = take_control(message, taken) && (message.msg_flags & MSG_TRUNC) == 0;
   return taken;
+}
+
+/// How many of the `size` bytes that the last peek gave stand before those with descriptors, behind
+/// which it ended. The kernel copies what was sent at once as a whole or, when the last byte has no
+/// place, not at all.
+size_t bytes_before_descriptors(int fd, std::span<std::byte> buffer, size_t size) {
+  void* const nowhere = reinterpret_cast<void*>(8);
+  iovec vectors[] = {{buffer.data(), size - 1}, {nowhere, 1}};
+  alignas(cmsghdr) std::byte control[4096];
+  msghdr message{};
+  message.msg_iov = vectors;
+  message.msg_iovlen = 2;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  const ssize_t n = ::recvmsg(fd, &message, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  PeekedMessage closed;
+  if (n >= 0) take_control(message, closed);
+  return n > 0 ? static_cast<size_t>(n) : 0;
 }
 
 /// Bytes that are queued; of sockets of single messages, those of the first, or of all.
@@ -272,27 +287,36 @@ bool has_unreadable_filter(int fd) {
   return ::getsockopt(fd, SOL_SOCKET, kGetFilter, nullptr, &count) != 0 && errno == EACCES;
 }
 
-std::optional<std::vector<image::SocketMessage>> peek_messages(int fd, const Socket& socket) {
-  constexpr size_t kBuffer =
-      64u << 20;  // more than a message can have; untouched pages cost nothing
-  std::vector<image::SocketMessage> messages;
+std::optional<std::vector<PeekedMessage>> peek_messages(int fd, const Socket& socket) {
+  constexpr size_t kBuffer = 64u << 20;  // more than a message has; untouched pages cost nothing
+  std::vector<PeekedMessage> messages;
   if (!has_messages(socket)) return messages;
   const bool stream = socket.type == SOCK_STREAM, packets = socket.type == SOCK_SEQPACKET;
-  size_t left = queued_bytes(fd);  // of these two types, of all that is queued
-  if ((stream || packets) && left == 0) return messages;
-  const PeekFromStart peek(fd);
-  if (!peek.usable()) return std::nullopt;
-  const std::unique_ptr<std::byte[]> buffer(new std::byte[kBuffer]);
-  while (!(stream || packets) || left > 0) {
+  const size_t total = queued_bytes(fd);  // of these two types, of all that is queued
+  if ((stream || packets) && total == 0) return messages;
+  const PeekOffset peek(fd);
+  if (!peek.set(0)) return std::nullopt;
+  const std::unique_ptr<std::byte[]> memory(new std::byte[kBuffer]);
+  const std::span<std::byte> buffer(memory.get(), kBuffer);
+  for (size_t offset = 0; !(stream || packets) || offset < total;) {
     bool whole = true;
-    auto message = peek_one(fd, {buffer.get(), kBuffer}, whole);
-    if (!message) break;
-    if (!whole) return std::nullopt;
-    left -= std::min(left, message->data.size());
-    if (stream && message->data.empty()) break;
-    messages.push_back(*std::move(message));
+    auto one = peek_one(fd, buffer, whole);
+    if (!one) break;
+    if (!whole || (stream && one->message.data.empty())) return std::nullopt;
+    if (stream && !one->passed.empty()) {
+      peek.set(static_cast<int>(offset));
+      const size_t plain = bytes_before_descriptors(fd, buffer, one->message.data.size());
+      if (plain > 0) {
+        one->message.data.resize(plain);
+        one->passed.clear();
+      }
+      peek.set(static_cast<int>(offset + one->message.data.size()));
+    }
+    offset += one->message.data.size();
+    if ((stream || packets) && offset > total) return std::nullopt;
+    messages.push_back(*std::move(one));
+    if (messages.size() > kMostMessages) return std::nullopt;
   }
-  if ((stream || packets) && left > 0) return std::nullopt;
   return messages;
 }
 

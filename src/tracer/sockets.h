@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "base/unique_fd.h"
 #include "image/model.h"
 
 namespace rfork::tracer {
@@ -28,8 +29,13 @@ uint64_t memory_queued(int fd);
 /// Whether it has a filter that can't be read (of eBPF).
 bool has_unreadable_filter(int fd);
 
-/// What can be received from it, which stays there. The process is stopped. nullopt: descriptors
-/// are on their way, or it could not be read whole.
-std::optional<std::vector<image::SocketMessage>> peek_messages(int fd, const image::Socket& socket);
+/// What can be received from it.
+struct PeekedMessage {
+  image::SocketMessage message;
+  std::vector<UniqueFd> passed;  ///< the descriptors that are on their way in it
+};
+
+/// All that is queued, which stays there. nullopt: it could not be read whole.
+std::optional<std::vector<PeekedMessage>> peek_messages(int fd, const image::Socket& socket);
 
 }  // namespace rfork::tracer

@@ -91,6 +91,7 @@ int open_kind(const std::string& kind) {
   }
   if (kind == "in-flight") {
     MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+    const int passed = MUST(epoll_create1(0));
     char byte = 'x';
     iovec vector{&byte, 1};
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
@@ -103,8 +104,9 @@ int open_kind(const std::string& kind) {
     rights->cmsg_level = SOL_SOCKET;
     rights->cmsg_type = SCM_RIGHTS;
     rights->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(rights), &pair[0], sizeof(int));
+    std::memcpy(CMSG_DATA(rights), &passed, sizeof(int));
     EXPECT_EQ(sendmsg(pair[0], &message, 0), 1);
+    close(passed);
     return pair[1];
   }
   if (kind == "timerfd") return MUST(timerfd_create(CLOCK_MONOTONIC, 0));

@@ -119,6 +119,41 @@ struct Gone {
   }
 };
 
+/// Who sent it is told with each message.
+struct Credentials {
+  Pair datagrams{SOCK_DGRAM}, stream{SOCK_STREAM};
+  Credentials() {
+    for (const Pair& pair : {datagrams, stream}) {
+      sockets::set(pair.b, SOL_SOCKET, SO_PASSCRED, 1);
+      say(pair.a, "from whom?");
+    }
+    MUST(shutdown(stream.a, SHUT_WR));
+  }
+  void check_one(int fd) {
+    char bytes[64];
+    iovec vector{bytes, sizeof bytes};
+    alignas(cmsghdr) char control[256];
+    msghdr message{};
+    message.msg_iov = &vector;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    EXPECT_EQ(recvmsg(fd, &message, MSG_DONTWAIT), 10);
+    const cmsghdr* const one = CMSG_FIRSTHDR(&message);
+    EXPECT(one != nullptr && one->cmsg_type == SCM_CREDENTIALS);
+    ucred sender;
+    std::memcpy(&sender, CMSG_DATA(one), sizeof sender);
+    EXPECT_EQ(sender.pid, getpid());
+    EXPECT_EQ(sender.uid, getuid());
+    EXPECT_EQ(sender.gid, getgid());
+  }
+  void check() {
+    check_one(datagrams.b);
+    check_one(stream.b);
+    EXPECT_TEXT(receive(stream.b), "");
+  }
+};
+
 /// Two descriptors of one end, and an epoll instance that watches the other.
 struct Watched {
   Pair pair{SOCK_SEQPACKET};
@@ -149,12 +184,14 @@ int main(int argc, char** argv) {
   Messages messages;
   HalfClosed half_closed;
   Gone gone;
+  Credentials credentials;
   Watched watched;
   target::ready();
   target::wait_for_go();
   messages.check();
   half_closed.check();
   gone.check();
+  credentials.check();
   watched.check();
   target::finish();
 }
