@@ -8,13 +8,16 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -41,7 +44,8 @@ struct Arguments {
   std::string pid_file;
   std::string pid_mode = "auto";
   bool background = false;
-  bool ignore_cpu = false, overwrite_files = false, drop_locks = false;
+  std::vector<int> drop_fds;
+  bool ignore_cpu = false, overwrite_files = false, drop_locks = false, any_address = false;
   bool json = false, verbose = false;
 };
 
@@ -77,6 +81,11 @@ void add_options(CLI::App& app, Arguments& arguments) {
                "Replace files here that have other contents");
   app.add_flag("--drop-locks", arguments.drop_locks,
                "Go on without file locks that others hold here");
+  app.add_option("--drop-fd", arguments.drop_fds, "Go on without descriptor N (may be repeated)")
+      ->type_name("N")
+      ->allow_extra_args(false);
+  app.add_flag("--any-address", arguments.any_address,
+               "Sockets whose address isn't here get any of this host's");
   app.add_flag("--json", arguments.json, "One line of JSON (with -d on stdout, else on stderr)");
   app.add_flag("-v,--verbose", arguments.verbose, "Say more");
   app.set_version_flag("--version", "rfork-run " RFORK_VERSION);
@@ -114,6 +123,7 @@ loader::Options restore_options(const Arguments& arguments) {
   options.ignore_cpu = arguments.ignore_cpu;
   options.overwrite_files = arguments.overwrite_files;
   options.drop_locks = arguments.drop_locks;
+  options.any_address = arguments.any_address;
   options.foreground = !arguments.background;
   options.as_image_user = true;
   // In the background a pipe isn't kept: who reads it (a shell's $(...), ssh) would wait for the
@@ -194,6 +204,16 @@ void check_interrupted() {
   if (interrupted) throw Refusal(Failure::interrupted, "interrupted; nothing was restored");
 }
 
+/// The image without the descriptors whose loss is accepted.
+image::Metadata without(image::Metadata metadata, const std::vector<int>& drop_fds) {
+  for (image::Process& process : metadata.snapshot.processes) {
+    std::erase_if(process.descriptors, [&](const image::Descriptor& descriptor) {
+      return std::ranges::find(drop_fds, descriptor.fd) != drop_fds.end();
+    });
+  }
+  return metadata;
+}
+
 int run(const Arguments& arguments) {
   if (arguments.image.empty()) {
     throw Refusal(Failure::usage, "name an IMAGE", "see rfork-run --help");
@@ -207,7 +227,9 @@ int run(const Arguments& arguments) {
   }
   image::ImageReader reader(file ? file.get() : STDIN_FILENO,
                             file ? arguments.name : "standard input");
-  loader::Restore restore(reader.metadata(), restore_options(arguments));
+  std::optional<image::Metadata> reduced;
+  if (!arguments.drop_fds.empty()) reduced = without(reader.metadata(), arguments.drop_fds);
+  loader::Restore restore(reduced ? *reduced : reader.metadata(), restore_options(arguments));
   restore.start();
   for (;;) {
     check_interrupted();

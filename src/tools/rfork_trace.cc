@@ -40,8 +40,8 @@ struct Arguments {
   std::vector<int> drop_fds;
   bool exec = false;
   bool move = false, thin = false, no_ghost = false, attach = false;
-  bool drop_locks = false, drop_timers = false, leave_children = false;
-  bool ignore_cpu = false, overwrite_files = false;
+  bool drop_locks = false, drop_timers = false, leave_children = false, drop_connections = false;
+  bool ignore_cpu = false, overwrite_files = false, any_address = false;
   bool json = false, verbose = false;
   // From rfork/rfork.h.
   int report = -1;
@@ -102,6 +102,10 @@ void add_options(CLI::App& app, Arguments& arguments) {
       ->allow_extra_args(false);
   app.add_flag("--drop-locks", arguments.drop_locks, "Go on without file locks and leases");
   app.add_flag("--drop-timers", arguments.drop_timers, "Go on without POSIX timers");
+  app.add_flag("--drop-connections", arguments.drop_connections,
+               "With --move: connections that nobody has accepted yet break");
+  app.add_flag("--any-address", arguments.any_address,
+               "Sockets whose address isn't there get any of that host's");
   app.add_flag("--leave-children", arguments.leave_children,
                "Go on without the process's children");
   app.add_flag("--thin", arguments.thin,
@@ -174,6 +178,7 @@ tracer::Options capture_options(const Arguments& arguments) {
   options.drop_locks = arguments.drop_locks;
   options.drop_timers = arguments.drop_timers;
   options.leave_children = arguments.leave_children;
+  options.drop_connections = arguments.drop_connections;
   if (arguments.role != 0) {
     const auto value = std::as_bytes(std::span(&arguments.role_value, 1));
     options.patches.push_back({arguments.role, {value.begin(), value.end()}});
@@ -181,6 +186,7 @@ tracer::Options capture_options(const Arguments& arguments) {
   }
   // As after fork(2): the child has none of its parent's locks.
   if (arguments.as_fork) options.drop_locks = true;
+  if (arguments.as_fork) options.drop_connections = true;  // they stay its parent's
   options.interrupted = was_interrupted(arguments);
   return options;
 }
@@ -282,6 +288,7 @@ void send(const Arguments& arguments) {
   options.pid_mode = pid_mode(arguments);
   options.ignore_cpu = arguments.ignore_cpu;
   options.overwrite_files = arguments.overwrite_files;
+  options.any_address = arguments.any_address;
   const bool asked = arguments.report >= 0;  // by the process itself
   options.ghost =
       options.capture.move && !arguments.no_ghost && (asked || somebody_waits_for(arguments.pid));
