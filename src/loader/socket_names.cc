@@ -1,10 +1,7 @@
 #include "loader/socket_names.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/netlink.h>
-#include <netinet/in.h>
 #include <sched.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -13,7 +10,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
@@ -23,8 +19,6 @@
 namespace rfork::loader {
 
 namespace {
-
-constexpr size_t kPathStart = offsetof(sockaddr_un, sun_path);
 
 /// Binds in a process of its own, which shares our descriptors and whose directory is another.
 /// 0, or an errno.
@@ -67,38 +61,6 @@ std::string new_directory() {
 }
 
 }  // namespace
-
-std::string socket_path(const Bytes& name) {
-  if (name.size() <= kPathStart || name[kPathStart] == std::byte{0}) return {};
-  const char* const start = reinterpret_cast<const char*>(name.data()) + kPathStart;
-  return {start, ::strnlen(start, name.size() - kPathStart)};
-}
-
-std::string address_words(const Bytes& name) {
-  sockaddr_storage address{};
-  std::memcpy(&address, name.data(), std::min(name.size(), sizeof address));
-  char text[INET6_ADDRSTRLEN] = "";
-  if (address.ss_family == AF_INET) {
-    const auto* const in = reinterpret_cast<const sockaddr_in*>(&address);
-    ::inet_ntop(AF_INET, &in->sin_addr, text, sizeof text);
-    return fmt::format("{}:{}", text, ntohs(in->sin_port));
-  }
-  if (address.ss_family == AF_INET6) {
-    const auto* const in6 = reinterpret_cast<const sockaddr_in6*>(&address);
-    ::inet_ntop(AF_INET6, &in6->sin6_addr, text, sizeof text);
-    return fmt::format("[{}]:{}", text, ntohs(in6->sin6_port));
-  }
-  if (address.ss_family == AF_NETLINK) {
-    return fmt::format("port {}", reinterpret_cast<const sockaddr_nl*>(&address)->nl_pid);
-  }
-  if (address.ss_family != AF_UNIX) return "its address";
-  if (const std::string path = socket_path(name); !path.empty()) return path;
-  if (name.size() <= kPathStart) return "no name";
-  std::string abstract(reinterpret_cast<const char*>(name.data()) + kPathStart,
-                       name.size() - kPathStart);
-  std::ranges::replace(abstract, '\0', '@');  // as ss(8) and lsof(8) show it
-  return abstract;
-}
 
 int connect_to_path(int fd, const std::string& path) {
   // Through a descriptor, for a path may be longer than an address has room.

@@ -14,13 +14,12 @@
 #include "base/error.h"
 #include "base/io.h"
 #include "base/unique_fd.h"
+#include "image/socket_words.h"
 
 namespace rfork::loader {
 
-/// The path in a struct sockaddr_un; empty: it has none (unnamed, abstract).
-std::string socket_path(const Bytes& name);
-/// What a person calls the address: "/run/a.sock", "@abstract", "10.0.0.1:80", "[::1]:53".
-std::string address_words(const Bytes& name);
+using image::address_words;
+using image::socket_path;
 
 /// Whether a socket is at that path: 0 or ECONNREFUSED (a dead file), ENOENT, ...
 int probe_path(const std::string& path, int type);

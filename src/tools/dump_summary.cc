@@ -10,6 +10,7 @@
 
 #include "base/text.h"
 #include "image/json.h"
+#include "image/socket_words.h"
 #include "tools/kernel_words.h"
 
 namespace rfork::tools {
@@ -139,6 +140,9 @@ void print_descriptors(const Snapshot& snapshot, const Process& process, std::FI
                plain(description->path), open_flag_words(description->flags),
                description->offset == 0 ? "" : fmt::format(", at {}", description->offset),
                descriptor.close_on_exec ? ", FD_CLOEXEC" : "", shared);
+    if (description->socket) {
+      fmt::print(out, "                    {}\n", plain(image::socket_words(*description->socket)));
+    }
   }
 }
 

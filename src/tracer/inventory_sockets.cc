@@ -4,12 +4,12 @@
 #include <fmt/format.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <cstring>
 #include <set>
 
 #include "image/socket_options.h"
+#include "image/socket_words.h"
 #include "tracer/proc_text.h"
 #include "tracer/sockets.h"
 
@@ -29,17 +29,9 @@ bool refuse(Inventory& inventory, const SocketEnd& socket, const std::string& wh
   return false;
 }
 
-/// The path that a unix socket is bound to, as it was named; empty: none.
-std::string path_of(const Bytes& name) {
-  constexpr size_t kStart = offsetof(sockaddr_un, sun_path);
-  if (name.size() <= kStart || name[kStart] == std::byte{0}) return {};
-  const char* const start = reinterpret_cast<const char*>(name.data()) + kStart;
-  return {start, ::strnlen(start, name.size() - kStart)};
-}
-
 /// Whether the path leads to the socket's file still; its owner and permissions are noted.
 void look_at_path(pid_t pid, const UnixSocket& told, Socket& socket) {
-  const std::string path = path_of(socket.name);
+  const std::string path = image::socket_path(socket.name);
   if (path.empty() || !told.file) return;
   const std::string base = path.starts_with('/') ? "root" : "cwd/";
   struct stat status {};
