@@ -45,6 +45,7 @@ class Binding {
   bool bind_path();
   bool bind_abstract();
   bool bind_internet();
+  void say_if_shared(const Bytes& name) const;
   bool bind_netlink();
   bool bind_packet();
   int bind(const Bytes& name) const {
@@ -156,9 +157,36 @@ bool Binding::bind_path() {
   return true;
 }
 
+bool has_option(const Socket& socket, const char* name) {
+  return std::ranges::any_of(socket.options, [&](const image::SocketOption& option) {
+    return option.name == name && !option.value.empty() && option.value[0] != std::byte{0};
+  });
+}
+
+/// With SO_REUSEPORT the kernel lets several have an address, and gives each a part of what comes.
+void Binding::say_if_shared(const Bytes& name) const {
+  const bool datagrams = socket_.type == SOCK_DGRAM;
+  const bool shares =
+      has_option(socket_, "SO_REUSEPORT") || (datagrams && has_option(socket_, "SO_REUSEADDR"));
+  if (!shares || !names_.first_to_share(name)) return;
+  const UniqueFd probe(::socket(socket_.family, socket_.type | SOCK_CLOEXEC, 0));
+  const int on = 1;
+  // What is left of old connections is no rival.
+  if (!datagrams) ::setsockopt(probe.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  const auto* const address = reinterpret_cast<const sockaddr*>(name.data());
+  if (::bind(probe.get(), address, static_cast<socklen_t>(name.size())) == 0 ||
+      errno != EADDRINUSE) {
+    return;
+  }
+  findings_.warn(fmt::format("{} shares the address {} with another socket {} (SO_REUSEPORT)",
+                             words(), address_words(socket_.name), options_.where));
+}
+
 bool Binding::bind_internet() {
   const int fd = made_.fd.get();
-  int error = bind(internet_name(socket_, fd, false, false));
+  const Bytes name = internet_name(socket_, fd, false, false);
+  say_if_shared(name);
+  int error = bind(name);
   if (error == 0) return true;
   // Who asks others for something needs no address of its own that they knew before.
   const bool asks = socket_.type != SOCK_STREAM && !socket_.peer.empty();

@@ -57,7 +57,7 @@ void Restore::State::check_image() {
 void Restore::State::find_files() {
   rlimit limit{};
   const rlim_t wanted = snapshot_.files.size() * 2 + snapshot_.objects.size() * 2 +
-                        snapshot_.descriptions.size() + 64;
+                        snapshot_.descriptions.size() * 3 + 64;
   if (::getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < wanted) {
     limit.rlim_cur = limit.rlim_max;
     ::setrlimit(RLIMIT_NOFILE, &limit);

@@ -8,6 +8,7 @@
 
 #include <sys/types.h>
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,9 @@ class SocketNames {
   /// Binds it under that name, whatever is at its place. `reach` gets the path, if the name is one,
   /// under which it can be connected to until this ends. 0, or an errno.
   int lend(int fd, const Bytes& name, std::string& reach);
+  /// Notes that a socket of the process has an address that may be shared; false: another has it
+  /// already.
+  bool first_to_share(const Bytes& name) { return shared_.insert(name).second; }
   /// The paths at their places stay.
   void keep() { made_.clear(); }
 
@@ -49,6 +53,7 @@ class SocketNames {
   int bind_elsewhere(int fd, const Bytes& name, std::string& reach);
 
   std::string cwd_;
+  std::set<Bytes> shared_;
   std::vector<std::string> made_;       ///< at their places
   std::vector<std::string> elsewhere_;  ///< for a moment: directories of our own, with all below
 };

@@ -5,6 +5,7 @@ file:   moved through an image, three times in a row; then the program of tests/
 net:    moved to another host.
 local:  moved to a daemon on the same host, which takes the very sockets.
 copy:   copied to another host: both have the name, each on its host.
+shared: with SO_REUSEPORT a copy has the name too, and says so.
 busy:   a copy where the original still has the name is refused by name, and goes on without if told to.
 absent: an address that the destination doesn't have is refused by name; any other is accepted if told to.
 """
@@ -23,7 +24,7 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), 10) as one:
 """
 SERVER = """
 import socket, sys
-one = socket.create_server((sys.argv[1], 0), backlog=5)
+one = socket.create_server((sys.argv[1], 0), backlog=5, reuse_port=sys.argv[3:] == ["reuse_port=True"])
 print("ready", one.getsockname()[1], one.fileno(), flush=True)
 while True:
     accepted, _ = one.accept()
@@ -84,8 +85,8 @@ def local(world, program):
     daemon.finished(daemon.child_id()).expect(0, out="ok\n")
 
 
-def server(world, address, text, host=None):
-    process = world.start(["/usr/bin/python3", "-c", SERVER, address, text], host=host)
+def server(world, address, text, *options, host=None):
+    process = world.start(["/usr/bin/python3", "-c", SERVER, address, text, *options], host=host)
     word, port, fd = process.line().split()
     expect(word == "ready", "the server is ready")
     process.port, process.fd = int(port), fd
@@ -134,6 +135,18 @@ def busy(world):
     copied.wait()
 
 
+def shared(world):
+    """An address that may be shared is, and it is said."""
+    process = server(world, "127.0.0.1", "served", "reuse_port=True")
+    image = world.folder / "image.rfork"
+    world.trace(process.pid, "-o", image).expect(0)
+    log = world.folder / "copy.log"
+    copied = world.start([world.program("rfork-run"), image], log=log)
+    harness.wait_until(lambda: "shares the address" in log.read_text(), lambda: f"it is said: {log.read_text()}")
+    copied.popen.terminate()
+    copied.wait()
+
+
 def serves(port):
     try:
         with socket.create_connection(("127.0.0.1", port), 1):
@@ -172,7 +185,7 @@ def pending(world):
 
 
 CASES = {"file": file, "net": net, "local": local, "copy": copy, "busy": busy, "absent": absent,
-         "pending": pending}
+         "pending": pending, "shared": shared}
 
 if __name__ == "__main__":
     os.environ.pop("RFORK_KEY", None)
