@@ -260,6 +260,15 @@ BoundSocket Binding::make() {
 
 }  // namespace
 
+int connect_to_name(int fd, const Bytes& name) {
+  const auto* const address = reinterpret_cast<const sockaddr*>(name.data());
+  return ::connect(fd, address, static_cast<socklen_t>(name.size())) == 0 ? 0 : errno;
+}
+
+int connect_to(int fd, const BoundSocket& bound, const Bytes& name) {
+  return bound.reach.empty() ? connect_to_name(fd, name) : connect_to_path(fd, bound.reach);
+}
+
 // Its other holder is frozen, and about to end.
 bool take_original(BoundSocket& made, const Socket& socket, int number,
                    const BindOptions& options) {

@@ -27,6 +27,10 @@ struct BoundSocket {
   bool taken = false;  ///< it is the original's own, with all its state
 };
 
+/// connect(2) to an address, or to the socket that is bound here. 0, or an errno.
+int connect_to_name(int fd, const Bytes& name);
+int connect_to(int fd, const BoundSocket& bound, const Bytes& name);
+
 /// `number`: the descriptor that it will be. The socket listens if it did.
 BoundSocket make_socket(const image::Socket& socket, int number, const BindOptions& options,
                         SocketNames& names, Findings& findings);

@@ -21,6 +21,7 @@
 #include "tracer/inventory_sockets.h"
 #include "tracer/kernel_objects.h"
 #include "tracer/own_channels.h"
+#include "tracer/sockets.h"
 
 namespace rfork::tracer {
 
@@ -105,7 +106,11 @@ bool on_kernel_file_system(pid_t pid, int fd) {
 
 std::string kind_in_words(const OpenFd& open) {
   if (S_ISFIFO(open.status.st_mode)) return fmt::format("a pipe ({})", open.path);
-  if (S_ISSOCK(open.status.st_mode)) return fmt::format("a socket ({})", open.path);
+  if (S_ISSOCK(open.status.st_mode)) {
+    const UniqueFd own = duplicate_descriptor(open.pid, open.fd);
+    const std::string words = own ? socket_in_words(own.get()) : "";
+    return fmt::format("a socket ({})", words.empty() ? open.path : words);
+  }
   if (is_terminal(open.status)) return fmt::format("a terminal ({})", open.path);
   if (S_ISCHR(open.status.st_mode)) return fmt::format("the device {}", open.path);
   if (S_ISBLK(open.status.st_mode)) return fmt::format("the block device {}", open.path);

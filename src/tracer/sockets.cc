@@ -20,6 +20,7 @@
 #include <span>
 
 #include "image/socket_options.h"
+#include "image/socket_words.h"
 #include "tracer/socket_groups.h"
 
 namespace rfork::tracer {
@@ -72,6 +73,14 @@ Bytes peer_name(int fd) {
   if (::getpeername(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0) return {};
   const bool unnamed = address.ss_family == AF_UNIX && size <= sizeof(sa_family_t);
   return unnamed ? Bytes{} : address_bytes(address, size);
+}
+
+Socket kind_of(int fd) {
+  Socket socket;
+  socket.family = ask<int>(fd, SOL_SOCKET, SO_DOMAIN).value_or(-1);
+  socket.type = ask<int>(fd, SOL_SOCKET, SO_TYPE).value_or(-1);
+  socket.protocol = ask<int>(fd, SOL_SOCKET, SO_PROTOCOL).value_or(0);
+  return socket;
 }
 
 std::string interface_name(int fd, int index) {
@@ -239,11 +248,16 @@ bool has_messages(const Socket& socket) {
 
 }  // namespace
 
+std::string socket_in_words(int fd) {
+  Socket socket = kind_of(fd);
+  if (socket.family < 0) return {};
+  socket.name = own_name(fd);
+  socket.peer = peer_name(fd);
+  return image::socket_words(socket);
+}
+
 std::optional<Socket> describe_socket(int fd, pid_t pid) {
-  Socket socket;
-  socket.family = ask<int>(fd, SOL_SOCKET, SO_DOMAIN).value_or(-1);
-  socket.type = ask<int>(fd, SOL_SOCKET, SO_TYPE).value_or(-1);
-  socket.protocol = ask<int>(fd, SOL_SOCKET, SO_PROTOCOL).value_or(0);
+  Socket socket = kind_of(fd);
   if (!stands_alone(fd, socket)) return std::nullopt;
   socket.listening = ask<int>(fd, SOL_SOCKET, SO_ACCEPTCONN).value_or(0) != 0;
   socket.cookie = ask<uint64_t>(fd, SOL_SOCKET, kSocketCookie).value_or(0);

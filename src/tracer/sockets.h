@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "base/unique_fd.h"
@@ -16,6 +17,9 @@ namespace rfork::tracer {
 /// namespace. nullopt: of a family or in a state in which it can't be made again: its other end
 /// is elsewhere.
 std::optional<image::Socket> describe_socket(int fd, pid_t pid);
+
+/// "TCP at 10.0.0.2:4711, to 10.0.0.1:80", of any socket. Empty if nothing is known of it.
+std::string socket_in_words(int fd);
 
 /// Which directions of an internet socket are shut down: 1 it reads no more, 2 it writes no more.
 int32_t shut_directions(int fd, const image::Socket& socket);
