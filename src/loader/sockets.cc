@@ -252,6 +252,12 @@ void SocketMaker::finish(Made& one) {
   join_groups(one.fd(), socket, one.words(), findings_);
   if (socket.family != AF_PACKET) set_filter(one.fd(), socket, one.words(), findings_);
   set_options(one.fd(), socket, Time::last, one.words(), findings_);
+  if (socket.family == AF_PACKET) {
+    findings_.warn(
+        fmt::format("{} is a packet socket: it receives what comes to this host, but has "
+                    "not asked its interface again for more (promiscuous mode)",
+                    one.words()));
+  }
   if (socket.left != 0) {
     findings_.warn(
         fmt::format("{} had packets in it that nobody had read, which are lost", one.words()));

@@ -90,6 +90,9 @@ bool check_state(Inventory& inventory, const InventoryInput& input, const Socket
   if (has_unreadable_filter(own)) {
     return refuse(inventory, end, "with an eBPF filter, which can't be read");
   }
+  if (socket.family == AF_PACKET && is_in_fanout(own)) {
+    return refuse(inventory, end, "that shares what comes with others (PACKET_FANOUT)");
+  }
   if (socket.error && socket.type == SOCK_STREAM && socket.family != AF_UNIX) {
     return refuse(inventory, end, "with an error that the process hasn't asked for yet");
   }

@@ -296,6 +296,11 @@ uint64_t memory_queued(int fd) {
   return memory ? (*memory)[SK_MEMINFO_RMEM_ALLOC] : 0;
 }
 
+bool is_in_fanout(int fd) {
+  constexpr int kFanout = 18;  // PACKET_FANOUT
+  return ask<int>(fd, SOL_PACKET, kFanout).value_or(0) != 0;
+}
+
 bool has_unreadable_filter(int fd) {
   socklen_t count = 0;
   return ::getsockopt(fd, SOL_SOCKET, kGetFilter, nullptr, &count) != 0 && errno == EACCES;

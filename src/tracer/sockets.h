@@ -33,6 +33,9 @@ uint64_t memory_queued(int fd);
 /// Whether it has a filter that can't be read (of eBPF).
 bool has_unreadable_filter(int fd);
 
+/// Whether it shares a packet socket's traffic with others (PACKET_FANOUT).
+bool is_in_fanout(int fd);
+
 /// What can be received from it.
 struct PeekedMessage {
   image::SocketMessage message;
