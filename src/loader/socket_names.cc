@@ -84,8 +84,13 @@ int probe_path(const std::string& path, int type) {
 
 SocketNames::~SocketNames() {
   for (const std::string& path : made_) ::unlink(path.c_str());
+  take_back();
+}
+
+void SocketNames::take_back() {
   std::error_code ignored;
   for (const std::string& path : elsewhere_) std::filesystem::remove_all(path, ignored);
+  elsewhere_.clear();
 }
 
 std::string SocketNames::place(const Bytes& name) const {

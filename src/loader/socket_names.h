@@ -41,11 +41,13 @@ class SocketNames {
   /// Binds at its place, in which nothing is. 0, or an errno.
   int bind_at_place(int fd, const Bytes& name);
   /// Binds it under that name, whatever is at its place. `reach` gets the path, if the name is one,
-  /// under which it can be connected to until this ends. 0, or an errno.
+  /// under which it can be connected to until take_back(). 0, or an errno.
   int lend(int fd, const Bytes& name, std::string& reach);
   /// Notes that a socket of the process has an address that may be shared; false: another has it
   /// already.
   bool first_to_share(const Bytes& name) { return shared_.insert(name).second; }
+  /// Removes what was only lent.
+  void take_back();
   /// The paths at their places stay.
   void keep() { made_.clear(); }
 

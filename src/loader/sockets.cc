@@ -100,6 +100,7 @@ void SocketMaker::complete(const std::function<int(uint32_t)>& descriptor) {
   each([&](Made& one) { fill(one, descriptor); });
   each([&](Made& one) { connect(one); });
   each([&](Made& one) { finish(one); });
+  names_.take_back();  // now: a caller in the foreground ends without destructors
 }
 
 /// Two that are connected to each other, or one whose other end is gone.

@@ -49,6 +49,12 @@ def file(world, program):
         harness.wait_until(lambda: not run.running() or named(pid) == program[:15], "the child is in place")
     world.go()
     run.wait().expect(0, out="ok\n")
+    lent = lent_names()  # of others too, which go on meanwhile
+    harness.wait_until(lambda: not lent & lent_names(), "no name that was lent is left behind", 10)
+
+
+def lent_names():
+    return {entry.name for entry in os.scandir("/tmp") if entry.name.startswith("rfork-names-")}
 
 
 def named(pid):
