@@ -95,6 +95,52 @@ void visit_fields(auto& visit, Is<InotifyWatch> auto& x) {
   visit("object", x.object);
 }
 
+void visit_fields(auto& visit, Is<SocketOption> auto& x) {
+  visit("name", x.name);
+  visit("value", x.value);
+}
+
+void visit_fields(auto& visit, Is<SocketMessage> auto& x) {
+  visit("data", x.data);
+  visit("from", x.from);
+  visit("credentials", x.credentials);
+  visit("descriptions", x.descriptions);
+}
+
+void visit_fields(auto& visit, Is<SocketMembership> auto& x) {
+  visit("interface", x.interface);
+  visit("group", x.group);
+  visit("type", x.type);
+  visit("exclude", x.exclude);
+  visit("sources", x.sources);
+}
+
+void visit_fields(auto& visit, Is<Socket> auto& x) {
+  visit("family", x.family);
+  visit("type", x.type);
+  visit("protocol", x.protocol);
+  visit("name", x.name);
+  visit("peer", x.peer);
+  visit("interface", x.interface);
+  visit("listening", x.listening);
+  visit("backlog", x.backlog);
+  visit("pending", x.pending);
+  visit("has_path", x.has_path);
+  visit("mode", x.mode);
+  visit("uid", x.uid);
+  visit("gid", x.gid);
+  visit("peer_gone", x.peer_gone);
+  visit("error", x.error);
+  visit("connected", x.connected);
+  visit("options", x.options);
+  visit("messages", x.messages);
+  visit("memberships", x.memberships);
+  visit("groups", x.groups);
+  visit("filter", x.filter);
+  visit("left", x.left);
+  visit("cookie", x.cookie);
+}
+
 void visit_fields(auto& visit, Is<Description> auto& x) {
   visit("id", x.id);
   visit("kind", x.kind);
@@ -122,6 +168,7 @@ void visit_fields(auto& visit, Is<Description> auto& x) {
   visit.later("inotify", x.inotify);
   visit.later("mode", x.mode);
   visit.later("removed", x.removed);
+  visit.later("socket", x.socket);
 }
 
 void visit_fields(auto& visit, Is<Descriptor> auto& x) {

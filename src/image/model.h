@@ -119,6 +119,54 @@ struct InotifyWatch {
   std::optional<uint32_t> object;
 };
 
+/// An option of a socket, by the name that the man pages give it (socket_options.h).
+struct SocketOption {
+  std::string name;
+  Bytes value;  ///< as getsockopt(2) gives it
+};
+
+/// What can be received from a socket as one message; of a stream, as many bytes as there are.
+struct SocketMessage {
+  Bytes data;
+  Bytes from;                          ///< struct sockaddr of the sender; empty: none is told
+  Bytes credentials;                   ///< struct ucred of the sender; empty: none is told
+  std::vector<uint32_t> descriptions;  ///< on their way in it (SCM_RIGHTS)
+};
+
+/// A group whose messages a socket receives.
+struct SocketMembership {
+  std::string interface;
+  Bytes group;                 ///< struct sockaddr; of a packet socket the link-layer address
+  int32_t type = 0;            ///< of a packet socket: PACKET_MR_*
+  bool exclude = true;         ///< all senders but `sources`; else only those
+  std::vector<Bytes> sources;  ///< struct sockaddr each
+};
+
+/// A socket of any family.
+struct Socket {
+  int32_t family = 1, type = 1, protocol = 0;  ///< socket(2)
+  Bytes name;             ///< getsockname(2), a struct sockaddr; empty: not bound
+  Bytes peer;             ///< getpeername(2); empty: not connected
+  std::string interface;  ///< that the index in `name` means
+  bool listening = false;
+  int32_t backlog = 0;
+  std::vector<uint32_t> pending;  ///< descriptions whose connections to it wait to be accepted
+  /// Of a unix socket bound to a path: whether that still leads to it, and its file's owner and
+  /// permissions.
+  bool has_path = false;
+  uint32_t mode = 0, uid = 0, gid = 0;
+  bool peer_gone = false;  ///< connected to one that is no more
+  bool error = false;      ///< has an error that nobody has asked for (SO_ERROR)
+  bool connected = false;  ///< of a unix socket: to `Description::other`, or to one that is gone
+  std::vector<SocketOption> options;
+  std::vector<SocketMessage> messages;
+  std::vector<SocketMembership> memberships;
+  std::vector<uint32_t> groups;  ///< of a netlink socket
+  Bytes filter;                  ///< struct sock_filter[]; empty: none
+  uint64_t left = 0;             ///< bytes of memory that is queued and doesn't travel (of packets)
+  uint64_t cookie = 0;           ///< SO_COOKIE: one number for one socket of a running kernel
+};
+
 /// An open file description: what several descriptors may share.
 struct Description {
   enum class Kind : uint8_t {
@@ -136,7 +184,7 @@ struct Description {
     timerfd,    ///< `timer`
     epoll,      ///< `watches`
     pipe,       ///< an end of a pipe whose other end is the process's too: `other`
-    socket,     ///< one of a pair of connected unix stream sockets that are both the process's:
+    socket,     ///< `socket`; of two unix sockets that are both the process's and connected:
                 ///< `other`
     inotify,    ///< `inotify`
     fifo,       ///< an end of a FIFO that only the process has open: `other`, `mode`, `removed`
@@ -167,7 +215,8 @@ struct Description {
   uint64_t signal_mask = 0;
   FileTimer timer;
   std::vector<EpollWatch> watches;
-  /// Of a pipe: the description that has what is in it, of a pair: the other one's.
+  /// Of a pipe: the description that has what is in it. Of a unix socket: the one that it is
+  /// connected to; 0: none of the process's.
   uint32_t other = 0;
   uint64_t capacity = 0;  ///< of a pipe, bytes: F_GETPIPE_SZ; of a socket: SO_RCVBUF as it is read
   std::vector<Bytes> queued;  ///< what can be read: of a pipe in packet mode a packet each
@@ -179,6 +228,8 @@ struct Description {
   uint32_t mode = 0;     ///< st_mode
   bool removed = false;  ///< of a FIFO or directory: its name is gone
   int32_t shut = 0;      ///< of a socket: 1 it reads no more, 2 it writes no more
+  /// None in an image of old: then one of a pair of stream sockets, with what is `queued`.
+  std::optional<Socket> socket;
 };
 
 struct Descriptor {

@@ -1,5 +1,6 @@
 #include "image/validate.h"
 
+#include <cstring>
 #include <tuple>
 #include <unordered_map>
 
@@ -75,6 +76,31 @@ void validate_watches(const Description& description, const KnownIds& known) {
   }
 }
 
+void validate_socket(const Socket& socket, uint32_t id, const KnownIds& known) {
+  constexpr NoteType kNote = NoteType::descriptions;
+  constexpr size_t kMostName = 128;  // struct sockaddr_storage
+  const auto is_address = [&](const Bytes& name) {
+    uint16_t family = 0;
+    if (name.size() < sizeof family || name.size() > kMostName) return name.empty();
+    std::memcpy(&family, name.data(), sizeof family);
+    return family == socket.family;
+  };
+  require(is_address(socket.name) && is_address(socket.peer), kNote,
+          "description {} has a wrong address", id);
+  require(socket.backlog >= 0 && socket.filter.size() % 8 == 0 && socket.interface.size() < 16,
+          kNote, "description {} is a wrong socket", id);
+  for (const SocketOption& option : socket.options) {
+    require(option.value.size() <= 64, kNote, "description {} has a wrong option", id);
+  }
+  for (const SocketMessage& message : socket.messages) {
+    require(is_address(message.from), kNote, "description {} has a message from nowhere", id);
+    for (const uint32_t passed : message.descriptions) {
+      require(KnownIds::has(known.descriptions, passed), kNote,
+              "description {} passes an unknown one on", id);
+    }
+  }
+}
+
 void validate_description(const Description& description, const KnownIds& known) {
   constexpr NoteType kNote = NoteType::descriptions;
   using Kind = Description::Kind;
@@ -95,13 +121,15 @@ void validate_description(const Description& description, const KnownIds& known)
     require(lock.start <= INT64_MAX && lock.size <= INT64_MAX - lock.start, kNote,
             "description {} has a wrong lock at {:#x}", description.id, lock.start);
   }
-  const bool paired = description.kind == Kind::pipe || description.kind == Kind::socket ||
-                      description.kind == Kind::fifo;
-  require(!paired || KnownIds::has(known.descriptions, description.other), kNote,
-          "description {} names an unknown other one", description.id);
   require(description.kind != Kind::path || description.file, kNote, "description {} names no file",
           description.id);
   validate_watches(description, known);
+  const bool alone = description.kind == Kind::socket && description.other == 0;
+  const bool paired = description.kind == Kind::pipe || description.kind == Kind::socket ||
+                      description.kind == Kind::fifo;
+  require(!paired || alone || KnownIds::has(known.descriptions, description.other), kNote,
+          "description {} names an unknown other one", description.id);
+  if (description.socket) validate_socket(*description.socket, description.id, known);
   require(description.timer.value_ns >= 0 && description.timer.interval_ns >= 0, kNote,
           "description {} has a wrong time", description.id);
   require(description.offset >= 0, kNote, "description {} has the offset {}", description.id,

@@ -6,7 +6,6 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -118,14 +117,13 @@ UniqueFd make_kernel_object(const Description& description, Findings& findings) 
   return fd;
 }
 
-UniqueFd ChannelMaker::open(const Description& description, Findings& findings) {
-  UniqueFd fd = description.kind == Description::Kind::pipe ? open_pipe(description, findings)
-                                                            : open_socket(description, findings);
+UniqueFd PipeMaker::open(const Description& description, Findings& findings) {
+  UniqueFd fd = open_end(description, findings);
   if (fd) set_status_flags(fd.get(), description.flags);
   return fd;
 }
 
-UniqueFd ChannelMaker::open_pipe(const Description& description, Findings& findings) {
+UniqueFd PipeMaker::open_end(const Description& description, Findings& findings) {
   Pipe& pipe = pipes_[description.other];
   if (!pipe.both) {
     const Description* const first = image::find_id(snapshot_.descriptions, description.other);
@@ -146,39 +144,6 @@ UniqueFd ChannelMaker::open_pipe(const Description& description, Findings& findi
   // A second description of the same end, or one for both.
   return try_open(fmt::format("/proc/self/fd/{}", pipe.both.get()),
                   (description.flags & (O_ACCMODE | O_DIRECT)) | O_NONBLOCK);
-}
-
-UniqueFd ChannelMaker::open_socket(const Description& description, Findings& findings) {
-  UniqueFd own;
-  if (const auto waiting = waiting_.find(description.id); waiting != waiting_.end()) {
-    own = std::move(waiting->second);
-    waiting_.erase(waiting);
-  } else {
-    int ends[2];
-    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
-      findings.refuse(fmt::format("sockets can't be made here: {}", std::strerror(errno)));
-      return {};
-    }
-    own.reset(ends[0]);
-    const UniqueFd other(ends[1]);
-    // What this one has to read, and what the other one has: each is written into the other.
-    const Description* const peer = image::find_id(snapshot_.descriptions, description.other);
-    for (const auto& [from, to] : {std::pair{&description, other.get()}, {peer, own.get()}}) {
-      for (const Bytes& part : from->queued) {
-        if (::send(to, part.data(), part.size(), MSG_DONTWAIT | MSG_NOSIGNAL) !=
-            static_cast<ssize_t>(part.size())) {
-          findings.refuse(
-              fmt::format("the {} bytes in a socket don't fit into one here", part.size()),
-              "see /proc/sys/net/core/wmem_default");
-        }
-      }
-    }
-    waiting_[description.other].reset(::fcntl(other.get(), F_DUPFD_CLOEXEC, 0));
-    // Half closed: what was on its way can still be read.
-    if ((description.shut & 2) != 0) ::shutdown(own.get(), SHUT_WR);
-    if (peer != nullptr && (peer->shut & 2) != 0) ::shutdown(other.get(), SHUT_WR);
-  }
-  return own;
 }
 
 void arm_timer(PlanWriter& plan, int fd, const image::FileTimer& timer, int64_t realtime_ns) {

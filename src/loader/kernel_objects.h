@@ -1,5 +1,5 @@
-// Makes descriptors again that have nothing behind them but a state of the kernel's, and pipes and
-// socket pairs that lead from the process to itself.
+// Makes descriptors again that have nothing behind them but a state of the kernel's, and pipes that
+// lead from the process to itself.
 #pragma once
 
 #include <map>
@@ -16,28 +16,23 @@ namespace rfork::loader {
 /// when it can't be made.
 UniqueFd make_kernel_object(const image::Description& description, Findings& findings);
 
-/// The ends of pipes and socket pairs; each call gives the end of one description.
-class ChannelMaker {
+/// The ends of pipes; each call gives the end of one description.
+class PipeMaker {
  public:
-  explicit ChannelMaker(const image::Snapshot& snapshot) : snapshot_(snapshot) {}
+  explicit PipeMaker(const image::Snapshot& snapshot) : snapshot_(snapshot) {}
   UniqueFd open(const image::Description& description, Findings& findings);
   /// Closes what no description has taken.
-  void let_go() {
-    pipes_.clear();
-    waiting_.clear();
-  }
+  void let_go() { pipes_.clear(); }
 
  private:
-  UniqueFd open_pipe(const image::Description& description, Findings& findings);
-  UniqueFd open_socket(const image::Description& description, Findings& findings);
+  UniqueFd open_end(const image::Description& description, Findings& findings);
 
   const image::Snapshot& snapshot_;
   struct Pipe {
     UniqueFd reader, writer;  ///< until a description has them
     UniqueFd both;            ///< the same pipe, both ways
   };
-  std::map<uint32_t, Pipe> pipes_;        ///< by the description that has what is in it
-  std::map<uint32_t, UniqueFd> waiting_;  ///< the other socket of a pair, by its description
+  std::map<uint32_t, Pipe> pipes_;  ///< by the description that has what is in it
 };
 
 /// O_NONBLOCK and the like, as the description had them.

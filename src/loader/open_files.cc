@@ -66,6 +66,16 @@ std::string describe(const FileLock& lock, const std::string& path) {
   return fmt::format("bytes {} to {} of {}", lock.start, lock.start + lock.size - 1, path);
 }
 
+BindOptions bind_options(const image::Snapshot& snapshot, const Options& options) {
+  BindOptions bind;
+  bind.any_address = options.any_address;
+  const std::string& boot = snapshot.host.boot_id;
+  const bool same_boot =
+      !boot.empty() && read_file("/proc/sys/kernel/random/boot_id").starts_with(boot);
+  if (options.original_waits && same_boot) bind.original = snapshot.processes[0].pid;
+  return bind;
+}
+
 }  // namespace
 
 OpenFiles::OpenFiles(const image::Snapshot& snapshot, const Options& options, HostFiles& files,
@@ -75,9 +85,10 @@ OpenFiles::OpenFiles(const image::Snapshot& snapshot, const Options& options, Ho
       options_(options),
       files_(files),
       findings_(findings),
-      channels_(snapshot),
+      pipes_(snapshot),
       fifos_(snapshot, files, findings),
-      inotify_(files) {
+      inotify_(files),
+      sockets_(snapshot, bind_options(snapshot, options), findings) {
   for (const Descriptor& descriptor : process_.descriptors) {
     highest_ = std::max(highest_, descriptor.fd);
     if (opened_.contains(descriptor.description)) continue;
@@ -89,7 +100,30 @@ OpenFiles::OpenFiles(const image::Snapshot& snapshot, const Options& options, Ho
     Opened opened = open_one(*description);
     sort_locks(*description, opened);
     opened_[descriptor.description] = std::move(opened);
+    open_passed(*description);
   }
+  sockets_.complete([this](uint32_t id) { return passed(id); });
+  passed_.clear();
+}
+
+/// What is on its way in a socket, and has no number.
+void OpenFiles::open_passed(const Description& socket) {
+  if (!socket.socket) return;
+  for (const image::SocketMessage& message : socket.socket->messages) {
+    for (const uint32_t id : message.descriptions) {
+      if (opened_.contains(id)) continue;
+      const Description& description = *image::find_id(snapshot_.descriptions, id);
+      opened_[id] = open_one(description);
+      open_passed(description);
+    }
+  }
+}
+
+int OpenFiles::passed(uint32_t id) {
+  const Opened& opened = opened_.at(id);
+  if (opened.child_path.empty()) return opened.fd;
+  passed_.push_back(try_open(opened.child_path, opened.flags | O_CLOEXEC | O_NOCTTY));
+  return passed_.back().get();
 }
 
 OpenFiles::Opened OpenFiles::own(UniqueFd fd) {
@@ -115,8 +149,9 @@ OpenFiles::Opened OpenFiles::open_one(const Description& description) {
     case Description::Kind::epoll:
       return own(make_kernel_object(description, findings_));
     case Description::Kind::pipe:
+      return own(pipes_.open(description, findings_));
     case Description::Kind::socket:
-      return own(channels_.open(description, findings_));
+      return own(sockets_.open(description));
     case Description::Kind::inotify:
       return own(inotify_.make(description, findings_));
     case Description::Kind::fifo:
@@ -185,8 +220,9 @@ void OpenFiles::hand(HandedFds& handed) const {
 
 void OpenFiles::let_go() {
   for (auto& [id, opened] : opened_) opened.own.reset();
-  channels_.let_go();
+  pipes_.let_go();
   fifos_.let_go();
+  sockets_.let_go();
 }
 
 void OpenFiles::add_handed(PlanWriter& plan, HandedFds& handed) const {

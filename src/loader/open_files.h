@@ -16,6 +16,7 @@
 #include "loader/memory_plan.h"
 #include "loader/plan_writer.h"
 #include "loader/restore.h"
+#include "loader/sockets.h"
 
 namespace rfork::loader {
 
@@ -35,10 +36,14 @@ class OpenFiles {
   void let_go();
   /// The child is about to run, and all files have their names.
   void begin_queues() { inotify_.begin_queues(); }
+  /// The child is about to run: paths that its sockets are bound to stay.
+  void keep() { sockets_.keep(); }
   /// Puts descriptors that this process opened at their numbers.
   void add_handed(PlanWriter& plan, HandedFds& handed) const;
   /// Makes the terminal that stands in for the image's the child's own. After add_handed().
   void add_controlling_terminal(PlanWriter& plan) const;
+  /// Sends what is to be in connections in the process's own name. With all descriptors in place.
+  void add_messages(PlanWriter& plan) const { sockets_.add_messages(plan); }
   /// Tells epoll instances what they watch. After all descriptors are in place.
   void add_watches(PlanWriter& plan) const;
   /// Says who gets the signals of descriptors, with the child's own user. Threads have written
@@ -71,6 +76,8 @@ class OpenFiles {
   };
 
   static Opened own(UniqueFd fd);
+  void open_passed(const image::Description& socket);
+  int passed(uint32_t id);
   Opened open_one(const image::Description& description);
   Opened open_stdio(const image::Description& description);
   Opened open_relay(const image::Description& description);
@@ -89,11 +96,13 @@ class OpenFiles {
   const Options& options_;
   HostFiles& files_;
   Findings& findings_;
-  ChannelMaker channels_;
+  PipeMaker pipes_;
   Fifos fifos_;
   InotifyInstances inotify_;
+  SocketMaker sockets_;
   std::map<uint32_t, Opened> opened_;
   UniqueFd null_;
+  std::vector<UniqueFd> passed_;  ///< what the child opens itself, for who gets it from a socket
   int highest_ = -1;
 };
 

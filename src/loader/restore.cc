@@ -134,6 +134,7 @@ void Restore::go() {
   {
     const ActAs as_user(state_->user_);
     state_->files_->keep();
+    state_->open_files_->keep();
     state_->open_files_->begin_queues();
   }
   plan::Message message{};

@@ -67,6 +67,8 @@ struct Options {
   bool drop_locks = false;
   /// What needs a privilege that this process lacks stays as it is here.
   bool drop_attributes = false;
+  /// Sockets whose address this host doesn't have are bound to any address.
+  bool any_address = false;
   /// How long the stub may take for one step before it is given up.
   std::chrono::milliseconds step_timeout{60'000};
 };

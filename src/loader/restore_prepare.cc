@@ -63,7 +63,7 @@ void Restore::State::check_image() {
 void Restore::State::find_files() {
   rlimit limit{};
   const rlim_t wanted = snapshot_.files.size() * 2 + snapshot_.objects.size() * 2 +
-                        snapshot_.descriptions.size() + 64;
+                        snapshot_.descriptions.size() * 3 + 64;
   if (::getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < wanted) {
     limit.rlim_cur = limit.rlim_max;
     ::setrlimit(RLIMIT_NOFILE, &limit);
@@ -112,8 +112,14 @@ void Restore::State::place_hole(AddressSpace& space) {
   for (const auto& patch : process_.patches) patch_bytes += patch.bytes.size() + 8;
   for (const SpecialMapping& special : kernel_.layout) special_size += special.size;
   uint64_t locks = 0;  // and watches: as many operations, and no more data
+  uint64_t messages = 0, message_bytes = 0;
   for (const image::Description& description : snapshot_.descriptions) {
     locks += description.locks.size() + description.watches.size();
+    if (!description.socket) continue;
+    messages += description.socket->messages.size() + 1;
+    for (const auto& message : description.socket->messages) {
+      message_bytes += message.data.size() + 16;
+    }
   }
   uint64_t guards = 0;
   for (const image::Mapping& mapping : process_.mappings) guards += mapping.guards.size();
@@ -121,10 +127,10 @@ void Restore::State::place_hole(AddressSpace& space) {
   const uint64_t max_ops = metadata_.runs.size() * 2 + process_.mappings.size() * 14 +
                            threads * 160 + process_.descriptors.size() * 4 +
                            process_.patches.size() + snapshot_.objects.size() * 8 + locks + guards +
-                           process_.posix_timers.size() * 2 + 1024;
+                           messages + process_.posix_timers.size() * 2 + 1024;
   const uint64_t data = frame_bytes + patch_bytes + threads * 65536 +
                         process_.mappings.size() * 512 + process_.descriptors.size() * 4200 +
-                        process_.auxv.size() + locks * sizeof(struct flock) +
+                        process_.auxv.size() + locks * sizeof(struct flock) + message_bytes +
                         process_.posix_timers.size() * sizeof(plan::Timer) + (1u << 20);
   hole_.plan_size = round_up(kPageSize + max_ops * sizeof(plan::Op) + data);
   hole_.text_size = round_up(stub_image().size());

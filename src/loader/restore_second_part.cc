@@ -127,6 +127,7 @@ void Restore::State::add_last_steps(const ThreadPlanInput& input) {
   }
   open_files_->add_opened_by_child(*plan_);
   open_files_->add_pidfds(*plan_);
+  open_files_->add_messages(*plan_);
   open_files_->add_watches(*plan_);
   open_files_->add_owners(*plan_, input.tids);
   add_dumpable(*plan_, process_);

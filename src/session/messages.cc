@@ -46,6 +46,21 @@ void visit_members(auto& visit, Is<Reason> auto& x) {
   visit("advice", x.advice);
 }
 
+void visit_members(auto& visit, Is<NamedSocket> auto& x) {
+  visit("fd", x.fd);
+  visit("family", x.family);
+  visit("type", x.type);
+  visit("protocol", x.protocol);
+  visit("name", x.name);
+  visit("peer", x.peer);
+  visit("interface", x.interface);
+  visit("has_path", x.has_path);
+  visit("listening", x.listening);
+  visit("cookie", x.cookie);
+  visit("options", x.options);
+  visit("values", x.values);
+}
+
 void visit_members(auto& visit, Is<OfferMessage> auto& x) {
   visit("move_id", x.move_id);
   visit("move", x.offer.move);
@@ -64,6 +79,8 @@ void visit_members(auto& visit, Is<OfferMessage> auto& x) {
   visit("resident_bytes", x.offer.resident_bytes);
   visit("mapped_files", x.offer.mapped_files);
   visit("open_files", x.offer.open_files);
+  visit("any_address", x.offer.any_address);
+  visit("sockets", x.offer.sockets);
 }
 
 void visit_members(auto& visit, Is<Answer> auto& x) {

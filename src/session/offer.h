@@ -16,6 +16,19 @@
 
 namespace rfork::session {
 
+/// A socket whose name the child wants there: as much of image::Socket as it takes to try it.
+struct NamedSocket {
+  int32_t fd = 0;
+  int32_t family = 0, type = 0, protocol = 0;
+  std::string name;  ///< struct sockaddr
+  std::string peer;  ///< the same; empty: not connected
+  std::string interface;
+  bool has_path = false;
+  bool listening = false;
+  uint64_t cookie = 0;
+  std::vector<std::string> options, values;  ///< image::SocketOption, one beside the other
+};
+
 /// What the client wants restored: said before the process is frozen, so that a no costs it
 /// nothing.
 struct Offer {
@@ -23,6 +36,7 @@ struct Offer {
   loader::PidMode pid_mode = loader::PidMode::automatic;
   bool ignore_cpu = false;
   bool overwrite_files = false;
+  bool any_address = false;  ///< sockets whose address isn't there get any
   bool spooled = false;   ///< the image comes through the spool: a file named for the move
   bool attended = false;  ///< a ghost at the origin stays connected to the child
   uint32_t linger_s = 0;  ///< how long the child is kept when that connection is lost
@@ -35,6 +49,7 @@ struct Offer {
   uint64_t resident_bytes = 0;
   std::vector<image::File> mapped_files;
   std::vector<image::File> open_files;
+  std::vector<NamedSocket> sockets;
 };
 
 /// The destination accepts.

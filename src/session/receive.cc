@@ -20,6 +20,7 @@
 #include "session/image_sources.h"
 #include "session/messages.h"
 #include "session/reading.h"
+#include "session/socket_check.h"
 #include "session/user_policy.h"
 
 namespace rfork::session {
@@ -99,6 +100,7 @@ std::vector<Reason> Reception::find_reasons() {
     const ActingAs acting(user_);
     const bool same_boot = here.boot_id == offer_.needs.host.boot_id;
     files_ = check_files(offer_, same_boot, reasons);
+    check_sockets(offer_, same_boot, reasons);
   } catch (const Refusal& refusal) {
     reasons.insert(reasons.end(), refusal.reasons().begin(), refusal.reasons().end());
   }
@@ -184,6 +186,7 @@ void Reception::make_restore() {
   options.pid_mode = offer_.pid_mode;
   options.ignore_cpu = offer_.ignore_cpu;
   options.overwrite_files = offer_.overwrite_files;
+  options.any_address = offer_.any_address;
   options.original_waits = offer_.move;
   options.stdio_output = options.stdio_error = log_.get();
   // Who may be root there may have root's groups and capabilities of the image too; anybody else

@@ -24,6 +24,30 @@ constexpr size_t kChunk = 256u << 10;
 constexpr auto kAskFor = std::chrono::seconds(20);
 constexpr auto kAskEvery = std::chrono::milliseconds(500);
 
+std::string text_of(const Bytes& bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+NamedSocket named_socket(const tracer::OpenSocket& open) {
+  NamedSocket named;
+  const image::Socket& socket = open.socket;
+  named.fd = open.fd;
+  named.family = socket.family;
+  named.type = socket.type;
+  named.protocol = socket.protocol;
+  named.name = text_of(socket.name);
+  named.peer = text_of(socket.peer);
+  named.interface = socket.interface;
+  named.has_path = socket.has_path;
+  named.listening = socket.listening;
+  named.cookie = socket.cookie;
+  for (const image::SocketOption& option : socket.options) {
+    named.options.push_back(option.name);
+    named.values.push_back(text_of(option.value));
+  }
+  return named;
+}
+
 }  // namespace
 
 Offer make_offer(const tracer::Examination& examination, const SendOptions& options) {
@@ -44,6 +68,10 @@ Offer make_offer(const tracer::Examination& examination, const SendOptions& opti
   offer.resident_bytes = examination.resident_bytes;
   offer.mapped_files = examination.mapped_files;
   offer.open_files = examination.open_files;
+  offer.any_address = options.any_address;
+  for (const tracer::OpenSocket& open : examination.sockets) {
+    offer.sockets.push_back(named_socket(open));
+  }
   return offer;
 }
 

@@ -8,6 +8,7 @@
 
 #include "base/text.h"
 #include "image/json.h"
+#include "image/socket_words.h"
 
 namespace rfork {
 
@@ -129,6 +130,8 @@ std::string contents_of(const Description& description) {
   if (queued > 0) text += ", " + human_bytes(queued) + " in it";
   if (!description.watches.empty())
     text += ", " + counted(description.watches.size(), "watch", "watches");
+  if (!description.inotify.empty())
+    text += ", " + counted(description.inotify.size(), "watch", "watches");
   if (!description.locks.empty()) text += ", " + counted(description.locks.size(), "lock", "locks");
   return text;
 }
@@ -152,6 +155,8 @@ void Items::add_description(const Description& description, std::vector<int> des
     }
     case Kind::directory:
     case Kind::device:
+    case Kind::kernel_file:
+    case Kind::path:
       return add(Fate::reopened, path + at + contents_of(description), std::move(descriptors));
     case Kind::stdio:
       return add(Fate::changed, fmt::format("{} becomes {}", path, stands_in(descriptors)),
@@ -167,6 +172,12 @@ void Items::add_description(const Description& description, std::vector<int> des
                       human_bytes(object == nullptr ? 0 : object->size), contents_of(description)),
           std::move(descriptors));
     }
+    case Kind::socket:
+      return add(Fate::carried,
+                 (description.socket ? visible(image::socket_words(*description.socket))
+                                     : image::name_of(description.kind)) +
+                     contents_of(description),
+                 std::move(descriptors));
     default: {
       const bool named = path.starts_with('/');
       return add(Fate::carried,

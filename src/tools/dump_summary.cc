@@ -10,6 +10,7 @@
 #include "image/json.h"
 #include "tools/byte_words.h"
 #include "tools/field_words.h"
+#include "image/socket_words.h"
 #include "tools/kernel_words.h"
 #include "tools/process_words.h"
 
@@ -181,6 +182,9 @@ void print_descriptors(const Snapshot& snapshot, const Process& process, std::FI
                description->offset == 0 ? "" : fmt::format(", at {}", description->offset),
                descriptor.close_on_exec ? ", FD_CLOEXEC" : "", shared);
     print_fields(details_of(*description), "descriptions", 20, out);
+    if (description->socket) {
+      fmt::print(out, "                    {}\n", plain(image::socket_words(*description->socket)));
+    }
   }
 }
 

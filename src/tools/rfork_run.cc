@@ -8,13 +8,16 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -42,7 +45,8 @@ struct Arguments {
   std::string pid_mode = "auto";
   bool background = false;
   bool ignore_cpu = false, overwrite_files = false, changed_files = false, drop_locks = false;
-  bool drop_attributes = false;
+  bool drop_attributes = false, any_address = false;
+  std::vector<int> drop_fds;
   bool json = false, verbose = false;
 };
 
@@ -82,6 +86,11 @@ void add_options(CLI::App& app, Arguments& arguments) {
                "Go on without file locks that others hold here");
   app.add_flag("--drop-attributes", arguments.drop_attributes,
                "Go on without what needs privileges that are missing here");
+  app.add_option("--drop-fd", arguments.drop_fds, "Go on without descriptor N (may be repeated)")
+      ->type_name("N")
+      ->allow_extra_args(false);
+  app.add_flag("--any-address", arguments.any_address,
+               "Sockets whose address isn't here get any of this host's");
   app.add_flag("--json", arguments.json, "One line of JSON (with -d on stdout, else on stderr)");
   app.add_flag("-v,--verbose", arguments.verbose, "Say more");
   app.set_version_flag("--version", "rfork-run " RFORK_VERSION);
@@ -121,6 +130,7 @@ loader::Options restore_options(const Arguments& arguments) {
   options.changed_files = arguments.changed_files;
   options.drop_locks = arguments.drop_locks;
   options.drop_attributes = arguments.drop_attributes;
+  options.any_address = arguments.any_address;
   options.foreground = !arguments.background;
   options.as_image_user = true;
   // In the background a pipe isn't kept: who reads it (a shell's $(...), ssh) would wait for the
@@ -201,6 +211,16 @@ void check_interrupted() {
   if (interrupted) throw Refusal(Failure::interrupted, "interrupted; nothing was restored");
 }
 
+/// The image without the descriptors whose loss is accepted.
+image::Metadata without(image::Metadata metadata, const std::vector<int>& drop_fds) {
+  for (image::Process& process : metadata.snapshot.processes) {
+    std::erase_if(process.descriptors, [&](const image::Descriptor& descriptor) {
+      return std::ranges::find(drop_fds, descriptor.fd) != drop_fds.end();
+    });
+  }
+  return metadata;
+}
+
 int run(const Arguments& arguments) {
   if (arguments.image.empty()) {
     throw Refusal(Failure::usage, "name an IMAGE", "see rfork-run --help");
@@ -214,7 +234,9 @@ int run(const Arguments& arguments) {
   }
   image::ImageReader reader(file ? file.get() : STDIN_FILENO,
                             file ? arguments.name : "standard input");
-  loader::Restore restore(reader.metadata(), restore_options(arguments));
+  std::optional<image::Metadata> reduced;
+  if (!arguments.drop_fds.empty()) reduced = without(reader.metadata(), arguments.drop_fds);
+  loader::Restore restore(reduced ? *reduced : reader.metadata(), restore_options(arguments));
   restore.start();
   for (;;) {
     check_interrupted();

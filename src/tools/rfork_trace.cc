@@ -43,7 +43,8 @@ struct Arguments {
   bool check = false, exec = false;
   bool move = false, thin = false, no_ghost = false, attach = false;
   bool drop_locks = false, drop_timers = false, drop_attributes = false, leave_children = false;
-  bool ignore_cpu = false, overwrite_files = false;
+  bool drop_connections = false;
+  bool ignore_cpu = false, overwrite_files = false, any_address = false;
   bool json = false, verbose = false;
   // From rfork/rfork.h.
   int report = -1;
@@ -109,6 +110,10 @@ void add_options(CLI::App& app, Arguments& arguments) {
   app.add_flag("--drop-timers", arguments.drop_timers, "Go on without POSIX timers");
   app.add_flag("--drop-attributes", arguments.drop_attributes,
                "Go on without what needs privileges that are missing there");
+  app.add_flag("--drop-connections", arguments.drop_connections,
+               "With --move: connections that nobody has accepted yet break");
+  app.add_flag("--any-address", arguments.any_address,
+               "Sockets whose address isn't there get any of that host's");
   app.add_flag("--leave-children", arguments.leave_children,
                "Go on without the process's children");
   app.add_flag("--thin", arguments.thin,
@@ -186,13 +191,17 @@ tracer::Options capture_options(const Arguments& arguments) {
   options.drop_timers = arguments.drop_timers;
   options.drop_attributes = arguments.drop_attributes;
   options.leave_children = arguments.leave_children;
+  options.drop_connections = arguments.drop_connections;
   if (arguments.role != 0) {
     const auto value = std::as_bytes(std::span(&arguments.role_value, 1));
     options.patches.push_back({arguments.role, {value.begin(), value.end()}});
     options.leave_children = true;  // the one that is on its way to be this program
   }
-  // As after fork(2): the child has none of its parent's locks and timers.
-  if (arguments.as_fork) options.drop_locks = options.drop_timers = options.forked = true;
+  // As after fork(2): the child has none of its parent's locks and timers, and connections that
+  // wait stay the parent's.
+  if (arguments.as_fork) {
+    options.drop_locks = options.drop_timers = options.drop_connections = options.forked = true;
+  }
   options.interrupted = was_interrupted(arguments);
   return options;
 }
@@ -298,6 +307,7 @@ session::SendOptions send_options(const Arguments& arguments) {
   options.pid_mode = pid_mode(arguments);
   options.ignore_cpu = arguments.ignore_cpu;
   options.overwrite_files = arguments.overwrite_files;
+  options.any_address = arguments.any_address;
   const bool asked = arguments.report >= 0;  // by the process itself
   options.ghost = options.capture.move && arguments.output.empty() && !arguments.no_ghost &&
                   (asked || somebody_waits_for(arguments.pid));

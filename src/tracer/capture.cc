@@ -183,6 +183,8 @@ void Capture::State::take_stock(const std::vector<MapsLine>& maps,
                           : parse_smaps(read_file(fmt::format("/proc/{}/smaps", pid)));
   input.drop_fds = options.drop_fds;
   input.drop_locks = options.drop_locks;
+  input.move = options.move;
+  input.drop_connections = options.drop_connections;
   input.relay = options.relay;
   input.forked = options.forked;
   input.leave_children = options.leave_children;

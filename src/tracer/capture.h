@@ -31,6 +31,7 @@ struct Options {
   bool drop_attributes = false;  ///< accepts that what needs a privilege which the restorer lacks
                                  ///< stays as it is there
   bool drop_locks = false;       ///< accepts the loss of file locks and leases
+  bool drop_connections = false;  ///< of a move: accepts that those break which nobody has accepted
   bool leave_children = false;   ///< accepts that the child has none of the process's children
   bool relay = false;        ///< a ghost will stand here: what pipes, stream sockets and terminals
                              ///< lead to stays reachable through it
@@ -55,6 +56,12 @@ struct Options {
 
 struct Inventory;
 
+/// A socket that has a name, or asks for one there.
+struct OpenSocket {
+  int32_t fd = 0;
+  image::Socket socket;
+};
+
 /// What is known of a process before it is frozen.
 struct Examination {
   pid_t pid = 0;
@@ -66,6 +73,7 @@ struct Examination {
   std::vector<image::File>
       mapped_files;  ///< that mappings or the executable name; digests where there is no build-id
   std::vector<image::File> open_files;  ///< that descriptors or writable shared mappings name
+  std::vector<OpenSocket> sockets;      ///< that are bound or connected to a name
   std::vector<int32_t> tids;            ///< as the process sees them, its pid first
   /// Ranges with MADV_DONTFORK or MADV_WIPEONFORK.
   std::vector<Range> not_forked;

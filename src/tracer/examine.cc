@@ -9,6 +9,7 @@
 #include "base/io.h"
 #include "tracer/capture.h"
 #include "tracer/inventory.h"
+#include "tracer/inventory_sockets.h"
 #include "tracer/posix_timers.h"
 #include "tracer/proc_text.h"
 #include "tracer/process_state.h"
@@ -122,6 +123,8 @@ Examination look_at(pid_t pid, const Options& options) {
   input.maps = parse_maps(read_file(directory + "maps"));
   input.drop_fds = options.drop_fds;
   input.drop_locks = options.drop_locks;
+  input.move = options.move;
+  input.drop_connections = options.drop_connections;
   input.relay = options.relay;
   input.forked = options.forked;
   input.leave_children = options.leave_children;
@@ -161,6 +164,7 @@ Examination look_at(pid_t pid, const Options& options) {
       result.mapped_files.push_back(file);
     }
   }
+  result.sockets = named_sockets(*inventory);
   result.tids = tids;
   for (const image::Mapping& mapping : inventory->mappings) {
     const uint32_t kNotForked = image::Mapping::dont_fork | image::Mapping::wipe_on_fork;

@@ -51,6 +51,7 @@ struct InventoryInput {
   std::vector<SmapsEntry> smaps;  ///< of the same ranges; a mapping without its entry has no flags
   std::set<int> drop_fds;
   bool drop_locks = false;
+  bool move = false, drop_connections = false;
   bool relay = false, relay_input = false;
   bool forked = false;                 ///< what it shares with others is no obstacle
   bool leave_children = false;         ///< what it shares with its descendants is none

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
 #include <span>
 #include <variant>
 
@@ -19,11 +20,13 @@
 #include "tracer/descriptor_owner.h"
 #include "tracer/inotify_watches.h"
 #include "tracer/inventory.h"
+#include "tracer/inventory_sockets.h"
 #include "tracer/kernel_objects.h"
 #include "tracer/own_channels.h"
 #include "tracer/own_fifos.h"
 #include "tracer/shared_objects.h"
 #include "tracer/special_files.h"
+#include "tracer/sockets.h"
 
 namespace rfork::tracer {
 
@@ -34,7 +37,9 @@ using image::Object;
 
 // A descriptor as /proc shows it.
 struct OpenFd {
+  pid_t pid = 0;  // who has it: the process, or, of what is on its way in a socket, we
   int fd = 0;
+  int carrier = -1;  // the number of a socket in which it is on its way
   std::string path;  // without " (deleted)"
   struct stat status {};
   int64_t offset = 0;
@@ -53,6 +58,7 @@ std::vector<int> list_fds(pid_t pid) {
 
 std::optional<OpenFd> look_at(pid_t pid, int fd) {
   OpenFd open;
+  open.pid = pid;
   open.fd = fd;
   const std::string path = fmt::format("/proc/{}/fd/{}", pid, fd);
   const auto link = try_read_link(path);
@@ -75,12 +81,12 @@ std::optional<OpenFd> look_at(pid_t pid, int fd) {
   return open;
 }
 
-bool same_description(pid_t pid, const OpenFd& a, const OpenFd& b) {
+bool same_description(const OpenFd& a, const OpenFd& b) {
   if (a.status.st_ino != b.status.st_ino || a.status.st_dev != b.status.st_dev ||
       a.flags != b.flags)
     return false;
-  const long order = ::syscall(SYS_kcmp, pid, pid, KCMP_FILE, a.fd, b.fd);
-  if (order < 0) throw_errno("kcmp", fmt::format("descriptors {} and {} of {}", a.fd, b.fd, pid));
+  const long order = ::syscall(SYS_kcmp, a.pid, b.pid, KCMP_FILE, a.fd, b.fd);
+  if (order < 0) throw_errno("kcmp", fmt::format("descriptors {} and {} of {}", a.fd, b.fd, a.pid));
   return order == 0;
 }
 
@@ -250,12 +256,55 @@ bool describe_file(Inventory& inventory, const InventoryInput& input, const Open
 }
 
 ChannelEnd channel_end(const OpenFd& open, uint32_t description) {
-  return {open.fd, open.status, open.flags, description};
+  return {open.pid, open.fd, open.status, open.flags, description};
+}
+
+using Finder = std::function<uint32_t(int)>;
+
+// What is on its way between sockets is open here, and has no number in the process.
+std::vector<UniqueFd> add_in_flight(std::vector<OpenFd>& opens) {
+  std::vector<UniqueFd> held;
+  for (size_t i = 0; i < opens.size(); ++i) {  // what is found may have something in it too
+    if (!S_ISSOCK(opens[i].status.st_mode)) continue;
+    auto passed = passed_in(opens[i].pid, opens[i].fd, opens[i].info);
+    if (!passed) continue;  // its own description says so
+    for (UniqueFd& fd : *passed) {
+      const auto open = look_at(::getpid(), fd.get());
+      if (!open || std::ranges::any_of(opens, [&](const OpenFd& known) {
+            return same_description(known, *open);
+          })) {
+        continue;
+      }
+      opens.push_back(*open);
+      opens.back().carrier = opens[i].carrier < 0 ? opens[i].fd : opens[i].carrier;
+      held.push_back(std::move(fd));
+    }
+  }
+  return held;
+}
+
+// Which of them a descriptor of ours leads to, by its place; 0: none.
+uint32_t find_among(const std::vector<OpenFd>& opens, int fd) {
+  const auto open = look_at(::getpid(), fd);
+  const auto known = std::ranges::find_if(
+      opens, [&](const OpenFd& one) { return open && same_description(one, *open); });
+  return known == opens.end() ? 0 : static_cast<uint32_t>(known - opens.begin() + 1);
+}
+
+// Their state is set through a number, or by the child itself when all else is in place.
+bool needs_number(const Description& description) {
+  return description.kind == Description::Kind::epoll ||
+         description.kind == Description::Kind::timerfd ||
+         description.kind == Description::Kind::inotify ||
+         description.kind == Description::Kind::pidfd ||
+         description.kind == Description::Kind::path ||
+         description.kind == Description::Kind::kernel_file;
 }
 
 // Decides how a description is carried; false, with an obstacle noted, when it can't be.
 bool describe(Inventory& inventory, const InventoryInput& input, const OwnChannels& channels,
-              const OwnFifos& fifos, const OpenFd& open, bool on_stdio, Description& description) {
+              const OwnFifos& fifos, const Finder& find, const OpenFd& open, bool on_stdio,
+              Description& description) {
   description.path = open.path;
   description.flags = open.flags;
   description.offset = open.offset;
@@ -266,21 +315,25 @@ bool describe(Inventory& inventory, const InventoryInput& input, const OwnChanne
   }
   if (describe_bare_path(inventory, input, special(open), description)) return true;
   if (describe_own_pidfd(input.pid, special(open), description)) return true;
-  if (is_inotify(open.path)) return true;  // when all others are known
+  if (is_inotify(open.path)) {
+    description.kind = Description::Kind::inotify;
+    return true;  // the rest when all others are known
+  }
   const ChannelEnd end = channel_end(open, description.id);
   if (fifos.has(end)) {
     fifos.describe(inventory, input, end, description);
     return true;
   }
-  if (channels.has(end)) {
-    channels.describe(end, description);
-    if (!stopped || channels.read_queue(end, description)) return true;
-    inventory.obstacles.push_back(
-        {fmt::format(
-             "descriptor {} is {} with descriptors on their way in it, which can't be carried",
-             open.fd, in_words(input.pid, special(open))),
-         fmt::format("--drop-fd {} goes on without it", open.fd)});
-    return false;
+  if (channels.has_pipe(end)) {
+    channels.describe_pipe(end, description);
+    if (stopped) channels.read_pipe(end, description);
+    return true;
+  }
+  if (S_ISSOCK(type) && (open.flags & O_PATH) == 0) {
+    const SocketEnd socket{end, in_words(open.pid, special(open)), find};
+    if (const auto carried = add_socket(inventory, input, channels, socket, description)) {
+      return *carried;
+    }
   }
   if (input.relay && (open.fd != 0 || input.relay_input)) {
     UniqueFd own = duplicate_descriptor(input.pid, open.fd);
@@ -368,17 +421,20 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
     if (fd <= 2 && is_terminal(open->status)) terminal = open->status.st_rdev;
     const auto known = std::ranges::find_if(firsts, [&](const OpenFd& first) {
       return !gets_no_input(input, first) && !gets_no_input(input, *open) &&
-             same_description(input.pid, first, *open);
+             same_description(first, *open);
     });
     descriptors.push_back(
         {fd, static_cast<uint32_t>(known - firsts.begin() + 1), open->close_on_exec});
     if (known == firsts.end()) firsts.push_back(*open);
   }
-  OwnChannels channels(input.pid, {input.pid, input.copy});
-  channels.look_at(channel_ends(firsts));
+  const size_t numbered = firsts.size();
+  refuse_shared_objects(inventory, input, shared_candidates(firsts));
   OwnFifos fifos(input.pid, {input.pid, input.copy});
   fifos.look_at(channel_ends(firsts), input.relay);
-  refuse_shared_objects(inventory, input, shared_candidates(firsts));
+  const std::vector<UniqueFd> on_their_way = add_in_flight(firsts);
+  const Finder find = [&](int fd) { return find_among(firsts, fd); };
+  OwnChannels channels(input.pid, {input.pid, input.copy});
+  channels.look_at(channel_ends(firsts));
   std::vector<InotifyInstance> instances;
   std::set<uint32_t> carried;
   for (size_t i = 0; i < firsts.size(); ++i) {
@@ -387,9 +443,23 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
         open.fd <= 2 || (is_terminal(open.status) && open.status.st_rdev == terminal);
     Description description;
     description.id = static_cast<uint32_t>(i + 1);
-    if (!describe(inventory, input, channels, fifos, open, on_stdio, description)) continue;
+    InventoryInput there = input;
+    there.pid = open.pid;
+    there.relay = input.relay && i < numbered;
+    const size_t obstacles = inventory.obstacles.size();
+    const bool described =
+        describe(inventory, there, channels, fifos, find, open, on_stdio && i < numbered, description);
+    if (i >= numbered && (!described || needs_number(description))) {
+      inventory.obstacles.resize(obstacles);  // they name a number of ours
+      inventory.obstacles.push_back(
+          {fmt::format("descriptor {} is a socket with {} on its way in it, which can't be carried",
+                       open.carrier, in_words(open.pid, special(open))),
+           fmt::format("--drop-fd {} goes on without it", open.carrier)});
+      continue;
+    }
+    if (!described) continue;
     if (!input.drop_locks) add_locks(inventory, open, description);
-    describe_owner(input.pid, open.fd, description, inventory.obstacles);
+    describe_owner(open.pid, open.fd, description, inventory.obstacles);
     inventory.descriptions.push_back(std::move(description));
     carried.insert(static_cast<uint32_t>(i + 1));
     if (is_inotify(open.path)) {

@@ -1,6 +1,5 @@
-// Pipes and pairs of sockets that lead from the process to itself: programs wake their own threads
-// and event loops with them. Nobody else is at the other end, so they are carried with what is in
-// them.
+// Pipes and unix sockets that lead from the process to itself: programs wake their own threads and
+// event loops with them. Nobody else is at the other end, so they are carried with what is in them.
 #pragma once
 
 #include <sys/stat.h>
@@ -11,11 +10,13 @@
 #include <vector>
 
 #include "image/model.h"
+#include "tracer/unix_diag.h"
 
 namespace rfork::tracer {
 
 /// One descriptor that may be an end of one.
 struct ChannelEnd {
+  pid_t pid = 0;  ///< who has it: the process, or, of what is on its way in a socket, we
   int fd = 0;
   struct stat status {};
   int32_t flags = 0;         ///< fcntl(F_GETFL)
@@ -31,21 +32,28 @@ class OwnChannels {
   /// Processes that may hold the ends too: `pid` itself, and a copy of it that was made for us.
   OwnChannels(pid_t pid, std::set<pid_t> same) : pid_(pid), same_(std::move(same)) {}
 
+  pid_t pid() const { return pid_; }
   /// All of the process's pipes and sockets; finds out which of them lead to itself.
   void look_at(const std::vector<ChannelEnd>& ends);
-  bool has(const ChannelEnd& end) const { return channels_.contains(end.status.st_ino); }
-  /// What there is of the end but its queue.
-  void describe(const ChannelEnd& end, image::Description& description) const;
-  /// What is queued; the process is stopped. False when it is something that can't be carried
-  /// (descriptors that are on their way).
-  bool read_queue(const ChannelEnd& end, image::Description& description) const;
+  bool has_pipe(const ChannelEnd& end) const {
+    return S_ISFIFO(end.status.st_mode) && channels_.contains(end.status.st_ino);
+  }
+  /// What there is of a pipe's end but its queue.
+  void describe_pipe(const ChannelEnd& end, image::Description& description) const;
+  /// What is queued; the process is stopped.
+  void read_pipe(const ChannelEnd& end, image::Description& description) const;
+
+  /// What sock_diag(7) tells; nullptr: it is no unix socket, or nothing is told.
+  const UnixSocket* unix_socket(const ChannelEnd& end) const;
+  /// The description of the process's own that a unix socket is connected to; 0: none, or others
+  /// have one of the two too.
+  uint32_t peer_of(const ChannelEnd& end) const;
 
  private:
   struct Channel {
     uint32_t first = 0;  ///< of a pipe: the description that carries its contents
     ino_t peer = 0;      ///< of a socket
     uint32_t peer_description = 0;
-    int32_t shut = 0;
   };
 
   void look_at_pipes(const std::vector<ChannelEnd>& ends);
@@ -54,6 +62,7 @@ class OwnChannels {
   pid_t pid_;
   std::set<pid_t> same_;
   std::map<ino_t, Channel> channels_;
+  std::map<ino_t, UnixSocket> unix_sockets_;
 };
 
 }  // namespace rfork::tracer

@@ -12,6 +12,7 @@
 #include "base/io.h"
 #include "tracer/path_search.h"
 #include "tracer/proc_text.h"
+#include "tracer/sockets.h"
 
 namespace rfork::tracer {
 
@@ -188,7 +189,11 @@ std::string in_words(pid_t pid, const SpecialFd& open) {
   }
   if (S_ISFIFO(type))
     return fmt::format("a {} ({})", path.starts_with('/') ? "FIFO" : "pipe", path);
-  if (S_ISSOCK(type)) return fmt::format("a socket ({})", path);
+  if (S_ISSOCK(type)) {
+    const UniqueFd own = duplicate_descriptor(pid, open.fd);
+    const std::string words = own ? socket_in_words(own.get()) : "";
+    return fmt::format("a socket ({})", words.empty() ? path : words);
+  }
   if (S_ISCHR(type) && is_terminal_number(major(open.status.st_rdev)))
     return fmt::format("a terminal ({})", path);
   if (S_ISCHR(type)) return fmt::format("the device {}", path);

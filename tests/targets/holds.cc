@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <linux/perf_event.h>
+#include <netinet/in.h>
 #include <pty.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -86,6 +87,40 @@ int open_object(const std::string& kind) {
   target::fail("no such kind: %s", kind.c_str());
 }
 
+/// Hands a descriptor to a process that is nobody's child of ours, and ends with this one.
+void give_away(int theirs) {
+  const pid_t child = MUST(fork());
+  if (child == 0) {
+    if (fork() == 0) {
+      for (int fd = 0; fd < 1024; ++fd) {
+        if (fd != theirs) close(fd);
+      }
+      char byte;
+      while (read(theirs, &byte, 1) > 0) {
+      }
+    }
+    _exit(0);
+  }
+  MUST(waitpid(child, nullptr, 0));
+  close(theirs);
+}
+
+int connected_by_tcp() {
+  const int listening = MUST(socket(AF_INET, SOCK_STREAM, 0));
+  sockaddr_in name{};
+  name.sin_family = AF_INET;
+  name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  MUST(bind(listening, reinterpret_cast<const sockaddr*>(&name), sizeof name));
+  MUST(listen(listening, 1));
+  socklen_t size = sizeof name;
+  MUST(getsockname(listening, reinterpret_cast<sockaddr*>(&name), &size));
+  const int fd = MUST(socket(AF_INET, SOCK_STREAM, 0));
+  MUST(connect(fd, reinterpret_cast<const sockaddr*>(&name), sizeof name));
+  give_away(MUST(accept(listening, nullptr, nullptr)));
+  close(listening);
+  return fd;
+}
+
 int open_kind(const std::string& kind) {
   int pair[2];
   if (kind == "pipe") {
@@ -95,10 +130,15 @@ int open_kind(const std::string& kind) {
   }
   if (kind == "socketpair") {
     MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
-    close(pair[1]);
+    give_away(pair[1]);
     return pair[0];
   }
-  if (kind == "tcp") return MUST(socket(AF_INET, SOCK_STREAM, 0));
+  if (kind == "datagrams") {
+    MUST(socketpair(AF_UNIX, SOCK_DGRAM, 0, pair));
+    give_away(pair[1]);
+    return pair[0];
+  }
+  if (kind == "tcp") return connected_by_tcp();
   if (kind == "eventfd") return MUST(eventfd(0, 0));
   if (kind == "epoll") return MUST(epoll_create1(0));
   if (kind == "stale-epoll") {
@@ -113,6 +153,7 @@ int open_kind(const std::string& kind) {
   }
   if (kind == "in-flight") {
     MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+    const int passed = MUST(epoll_create1(0));
     char byte = 'x';
     iovec vector{&byte, 1};
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
@@ -125,8 +166,9 @@ int open_kind(const std::string& kind) {
     rights->cmsg_level = SOL_SOCKET;
     rights->cmsg_type = SCM_RIGHTS;
     rights->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(rights), &pair[0], sizeof(int));
+    std::memcpy(CMSG_DATA(rights), &passed, sizeof(int));
     EXPECT_EQ(sendmsg(pair[0], &message, 0), 1);
+    close(passed);
     return pair[1];
   }
   if (kind == "timerfd") return MUST(timerfd_create(CLOCK_MONOTONIC, 0));

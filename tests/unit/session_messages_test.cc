@@ -37,6 +37,15 @@ OfferMessage sample_offer() {
   file.build_id = "ab";
   offer.mapped_files = {file, file};
   offer.open_files = {file};
+  offer.any_address = true;
+  NamedSocket socket;
+  socket.fd = 7;
+  socket.family = 1;
+  socket.name = std::string("\1\0\0\xff", 4);  // the kernel's bytes
+  socket.has_path = true;
+  socket.options = {"SO_REUSEADDR"};
+  socket.values = {std::string("\1\0\0\0", 4)};
+  offer.sockets = {socket};
   return message;
 }
 
@@ -81,6 +90,11 @@ TEST_CASE("an offer comes back as it was") {
   CHECK(got.offer.resident_bytes == sent.offer.resident_bytes);
   CHECK(got.offer.mapped_files == sent.offer.mapped_files);
   CHECK(got.offer.open_files == sent.offer.open_files);
+  CHECK(got.offer.any_address);
+  REQUIRE(got.offer.sockets.size() == 1);
+  CHECK(got.offer.sockets[0].name == sent.offer.sockets[0].name);
+  CHECK(got.offer.sockets[0].values == sent.offer.sockets[0].values);
+  CHECK(got.offer.sockets[0].has_path);
 }
 
 TEST_CASE("other messages come back as they were") {

@@ -1,0 +1,136 @@
+#include "tracer/unix_diag.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <linux/sched.h>
+#include <linux/sock_diag.h>
+#include <linux/unix_diag.h>
+#include <sched.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstring>
+
+#include "base/io.h"
+
+namespace rfork::tracer {
+
+namespace {
+
+UniqueFd diag_socket() {
+  return UniqueFd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
+}
+
+bool same_file(const std::string& a, const std::string& b) {
+  struct stat one {
+  }, other{};
+  return ::stat(a.c_str(), &one) == 0 && ::stat(b.c_str(), &other) == 0 &&
+         one.st_ino == other.st_ino && one.st_dev == other.st_dev;
+}
+
+/// A namespace can be entered by a process of our own with the same descriptors, which makes the
+/// socket there: setns(2) asks a process that enters a user namespace to have one thread.
+UniqueFd diag_socket_in(pid_t pid) {
+  const UniqueFd network = try_open(fmt::format("/proc/{}/ns/net", pid), O_RDONLY);
+  const UniqueFd user = try_open(fmt::format("/proc/{}/ns/user", pid), O_RDONLY);
+  if (!network) return {};
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return {};
+  const UniqueFd reader(ends[0]);
+  UniqueFd writer(ends[1]);
+  const long child = ::syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
+  if (child == 0) {
+    if (::setns(network.get(), CLONE_NEWNET) != 0) {
+      if (!user || ::setns(user.get(), CLONE_NEWUSER) != 0 ||
+          ::setns(network.get(), CLONE_NEWNET) != 0) {
+        ::_exit(1);
+      }
+    }
+    const int fd = ::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+    ::_exit(::write(writer.get(), &fd, sizeof fd) == sizeof fd ? 0 : 1);
+  }
+  if (child < 0) return {};
+  while (::waitpid(static_cast<pid_t>(child), nullptr, 0) < 0 && errno == EINTR) {
+  }
+  writer.reset();
+  int fd = -1;
+  return UniqueFd(::read(reader.get(), &fd, sizeof fd) == sizeof fd ? fd : -1);
+}
+
+void take(const rtattr& attribute, UnixSocket& found) {
+  const void* const data = RTA_DATA(&attribute);
+  const size_t size = RTA_PAYLOAD(&attribute);
+  if (attribute.rta_type == UNIX_DIAG_PEER && size >= sizeof(uint32_t)) {
+    uint32_t peer = 0;
+    std::memcpy(&peer, data, sizeof peer);
+    found.peer = peer;
+    found.peer_told = true;
+  } else if (attribute.rta_type == UNIX_DIAG_SHUTDOWN && size >= 1) {
+    std::memcpy(&found.shut, data, 1);
+  } else if (attribute.rta_type == UNIX_DIAG_VFS && size >= sizeof(unix_diag_vfs)) {
+    unix_diag_vfs file{};
+    std::memcpy(&file, data, sizeof file);
+    found.file = file.udiag_vfs_ino;
+  } else if (attribute.rta_type == UNIX_DIAG_ICONS) {
+    for (size_t i = 0; i < size / sizeof(uint32_t); ++i) {
+      uint32_t inode = 0;
+      std::memcpy(&inode, static_cast<const std::byte*>(data) + i * sizeof inode, sizeof inode);
+      found.waiting.push_back(inode);
+    }
+  } else if (attribute.rta_type == UNIX_DIAG_RQLEN && size >= sizeof(unix_diag_rqlen)) {
+    unix_diag_rqlen lengths{};
+    std::memcpy(&lengths, data, sizeof lengths);
+    found.queued = lengths.udiag_rqueue;
+    found.limit = lengths.udiag_wqueue;
+  }
+}
+
+}  // namespace
+
+UnixDiag::UnixDiag(pid_t pid)
+    : netlink_(same_file(fmt::format("/proc/{}/ns/net", pid), "/proc/self/ns/net")
+                   ? diag_socket()
+                   : diag_socket_in(pid)) {}
+
+std::optional<UnixSocket> UnixDiag::ask(ino_t inode) const {
+  if (!netlink_) return std::nullopt;
+  struct {
+    nlmsghdr header{};
+    unix_diag_req request{};
+  } question;
+  question.header.nlmsg_len = sizeof question;
+  question.header.nlmsg_type = SOCK_DIAG_BY_FAMILY;
+  question.header.nlmsg_flags = NLM_F_REQUEST;
+  question.request.sdiag_family = AF_UNIX;
+  question.request.udiag_states = ~0u;
+  question.request.udiag_ino = static_cast<uint32_t>(inode);
+  question.request.udiag_show =
+      UDIAG_SHOW_PEER | UDIAG_SHOW_VFS | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN;
+  question.request.udiag_cookie[0] = question.request.udiag_cookie[1] = ~0u;
+  alignas(nlmsghdr) std::byte answer[32768];
+  if (::send(netlink_.get(), &question, sizeof question, 0) != sizeof question) return std::nullopt;
+  const ssize_t size = ::recv(netlink_.get(), answer, sizeof answer, 0);
+  auto* const message = reinterpret_cast<nlmsghdr*>(answer);
+  if (size < 0 || !NLMSG_OK(message, static_cast<size_t>(size)) ||
+      message->nlmsg_type != SOCK_DIAG_BY_FAMILY) {
+    return std::nullopt;
+  }
+  auto* const socket = static_cast<unix_diag_msg*>(NLMSG_DATA(message));
+  UnixSocket found;
+  found.type = socket->udiag_type;
+  found.state = socket->udiag_state;
+  auto left = static_cast<int>(message->nlmsg_len - NLMSG_LENGTH(sizeof *socket));
+  for (auto* attribute = reinterpret_cast<rtattr*>(socket + 1); RTA_OK(attribute, left);
+       attribute = RTA_NEXT(attribute, left)) {
+    take(*attribute, found);
+  }
+  return found;
+}
+
+}  // namespace rfork::tracer
