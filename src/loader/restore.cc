@@ -87,11 +87,14 @@ Restore::State::~State() {
 /// it.
 void Restore::State::await_leaving() {
   if (process_.stop_signal != 0 || open_files_->waits_for_locks()) return;
-  constexpr auto kPatience = std::chrono::milliseconds(50);
+  constexpr auto kPatience = std::chrono::seconds(1);  // with many others on the processors
+  constexpr auto kLongestPause = std::chrono::microseconds(1000);
+  auto pause = std::chrono::microseconds(20);
   const auto until = std::chrono::steady_clock::now() + kPatience;
   const volatile uint32_t& leaving = plan_->header().leaving;
   while (leaving != 0 && std::chrono::steady_clock::now() < until) {
-    std::this_thread::sleep_for(std::chrono::microseconds(20));
+    std::this_thread::sleep_for(pause);
+    pause = std::min(pause * 5 / 4, kLongestPause);
   }
 }
 

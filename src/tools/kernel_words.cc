@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include <array>
+#include <bit>
 #include <csignal>
 #include <cstring>
 #include <ctime>
@@ -79,6 +80,10 @@ std::string signal_word(int signal) {
 }
 
 std::string signal_set_words(uint64_t set) {
+  constexpr uint64_t kNeverBlocked = 1ull << (SIGKILL - 1) | 1ull << (SIGSTOP - 1);
+  const uint64_t others = ~set & ~kNeverBlocked;
+  if (others == 0) return "all";
+  if (std::popcount(set) > 32) return "all but " + signal_set_words(others);
   std::string text;
   for (int signal = 1; signal <= 64; ++signal) {
     if ((set >> (signal - 1) & 1) != 0) text += (text.empty() ? "" : " ") + signal_word(signal);

@@ -8,7 +8,7 @@ namespace rfork::tools {
 
 /// `SIGUSR1`, `SIGRTMIN+2`.
 std::string signal_word(int signal);
-/// `SIGINT SIGTERM`, empty for the empty set.
+/// `SIGINT SIGTERM`, `all but SIGSEGV`, `all`; empty for the empty set.
 std::string signal_set_words(uint64_t set);
 /// `SA_RESTART|SA_SIGINFO`.
 std::string action_flag_words(uint64_t flags);

@@ -51,8 +51,10 @@ void* compute(void*) {
   return nullptr;
 }
 
+int scratch;
+
 void* call_often(void*) {
-  const int fd = MUST(open(target::path("scratch").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  const int fd = scratch;
   for (uint64_t round = 0; !released; ++round) {
     uint64_t back = 0;
     EXPECT_EQ(pwrite(fd, &round, sizeof round, 64), sizeof round);
@@ -90,6 +92,7 @@ int main(int argc, char** argv) {
   void* memory = target::map(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
   target::fill(memory, size, 5);
   pthread_t threads[5];
+  scratch = MUST(open(target::path("scratch").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   void* (*const jobs[])(void*) = {compute, compute, call_often, sleep_often, wait_long};
   for (int i = 0; i < 5; ++i) EXPECT_EQ(pthread_create(&threads[i], nullptr, jobs[i], nullptr), 0);
   target::ready();
