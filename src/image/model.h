@@ -443,8 +443,8 @@ struct Process {
   std::vector<Mapping> mappings;       ///< by address, not overlapping
   std::vector<Descriptor> descriptors;
   std::vector<MemoryPatch> patches;
-  uint32_t protection_keys = 0;  ///< bits of those that pkey_alloc(2) has given
-  uint32_t lock_future = 0;      ///< MCL_* of mlockall(2) for mappings to come
+  uint32_t protection_keys = 0;          ///< bits of those that pkey_alloc(2) has given
+  uint32_t lock_future = 0;              ///< MCL_* of mlockall(2) for mappings to come
   std::vector<PosixTimer> posix_timers;  ///< by id
   ProcessSettings settings;
   std::vector<SeccompFilter> seccomp_filters;

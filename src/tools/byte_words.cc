@@ -8,6 +8,7 @@
 #include <linux/netlink.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <sys/user.h>
 
@@ -223,6 +224,19 @@ std::string socket_address_words(ByteSpan bytes) {
 
 std::string filter_words(ByteSpan bytes) {
   return fmt::format("{} BPF instructions", bytes.size() / sizeof(sock_filter));
+}
+
+std::string option_words(ByteSpan bytes) {
+  if (bytes.size() == sizeof(int)) return std::to_string(value_in<int>(bytes));
+  const std::string text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  const std::string name = text.substr(0, text.find('\0'));  // of TCP_CONGESTION, SO_BINDTODEVICE
+  const auto is_printable = [](unsigned char one) { return one > ' ' && one < 127; };
+  if (name.size() > 1 && std::ranges::all_of(name, is_printable)) return name;
+  if (bytes.size() == sizeof(timeval)) {
+    const auto time = value_in<timeval>(bytes);
+    return duration_words((time.tv_sec * 1'000'000 + time.tv_usec) * 1000);
+  }
+  return byte_string_words(bytes);
 }
 
 std::string byte_string_words(ByteSpan bytes) {

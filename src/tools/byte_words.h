@@ -30,6 +30,8 @@ std::string window_size_words(ByteSpan bytes);
 std::string socket_address_words(ByteSpan bytes);
 /// struct sock_filter[].
 std::string filter_words(ByteSpan bytes);
+/// The value of a socket option: `1`, `2 s`, `cubic`.
+std::string option_words(ByteSpan bytes);
 /// Their number, and the first ones in hexadecimal.
 std::string byte_string_words(ByteSpan bytes);
 

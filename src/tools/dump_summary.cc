@@ -8,9 +8,9 @@
 
 #include "base/text.h"
 #include "image/json.h"
+#include "image/socket_words.h"
 #include "tools/byte_words.h"
 #include "tools/field_words.h"
-#include "image/socket_words.h"
 #include "tools/kernel_words.h"
 #include "tools/process_words.h"
 
@@ -160,7 +160,7 @@ json value_of(const auto& element) {
 json details_of(const Description& description) {
   json value = value_of(description);
   for (const char* const name : {"id", "kind", "path", "flags", "offset", "file", "object",
-                                 "terminal_modes", "window_size", "queued"}) {
+                                 "terminal_modes", "window_size", "queued", "socket"}) {
     value.erase(name);
   }
   return value;
@@ -181,10 +181,11 @@ void print_descriptors(const Snapshot& snapshot, const Process& process, std::FI
                plain(description->path), open_flag_words(description->flags),
                description->offset == 0 ? "" : fmt::format(", at {}", description->offset),
                descriptor.close_on_exec ? ", FD_CLOEXEC" : "", shared);
-    print_fields(details_of(*description), "descriptions", 20, out);
     if (description->socket) {
-      fmt::print(out, "                    {}\n", plain(image::socket_words(*description->socket)));
+      const std::string words = plain(image::socket_words(*description->socket));
+      print_wrapped(std::string(20, ' '), words, 22, out);
     }
+    print_fields(details_of(*description), "descriptions", 20, out);
   }
 }
 

@@ -116,6 +116,7 @@ const std::map<std::string_view, BytesWords>& bytes_words() {
       {"terminal_modes", terminal_mode_words},
       {"window_size", window_size_words},
       {"socket.name", socket_address_words},
+      {"options.value", option_words},
       {"socket.peer", socket_address_words},
       {"messages.from", socket_address_words},
       {"memberships.group", socket_address_words},
@@ -272,6 +273,22 @@ class Lines {
 
 }  // namespace
 
+namespace {
+
+/// `SO_REUSEADDR 1, SO_RCVBUF 131072`, of a list of SocketOption: those that are not zero.
+std::string option_list_words(const json& options) {
+  std::string text;
+  for (const json& option : options) {
+    const auto bytes = std::as_bytes(std::span(option.at("value").get_binary()));
+    if (std::ranges::all_of(bytes, [](std::byte byte) { return byte == std::byte{0}; })) continue;
+    text += (text.empty() ? "" : ", ") + plain(option.at("name").get<std::string>()) + " " +
+            option_words(bytes);
+  }
+  return text;
+}
+
+}  // namespace
+
 void print_fields(const json& value, const std::string& path, size_t indent, std::FILE* out) {
   Lines lines(indent, out);
   if (!value.is_object()) {
@@ -287,6 +304,11 @@ void print_fields(const json& value, const std::string& path, size_t indent, std
   for (const auto& [name, member] : value.items()) {
     if (is_scalar(member) || is_plain_list(member) || is_unset(member)) continue;
     const std::string inner = path + "." + name;
+    if (inner.ends_with(".socket.options")) {
+      print_wrapped(fmt::format("{:{}}options ", "", indent), option_list_words(member), indent + 2,
+                    out);
+      continue;
+    }
     if (member.is_object()) {
       fmt::print(out, "{:{}}{}\n", "", indent, name);
       print_fields(member, inner, indent + 2, out);

@@ -28,11 +28,11 @@ struct Options {
   std::set<int> drop_fds;    ///< descriptors whose loss is accepted: the child finds them closed
   bool thin = false;         ///< clean pages and contents of named files are left out
   bool drop_timers = false;  ///< the child has no POSIX timers
-  bool drop_attributes = false;  ///< accepts that what needs a privilege which the restorer lacks
-                                 ///< stays as it is there
-  bool drop_locks = false;       ///< accepts the loss of file locks and leases
+  bool drop_attributes = false;   ///< accepts that what needs a privilege which the restorer lacks
+                                  ///< stays as it is there
+  bool drop_locks = false;        ///< accepts the loss of file locks and leases
   bool drop_connections = false;  ///< of a move: accepts that those break which nobody has accepted
-  bool leave_children = false;   ///< accepts that the child has none of the process's children
+  bool leave_children = false;    ///< accepts that the child has none of the process's children
   bool relay = false;        ///< a ghost will stand here: what pipes, stream sockets and terminals
                              ///< lead to stays reachable through it
   bool relay_input = false;  ///< standard input too; else the child finds it empty
@@ -49,8 +49,7 @@ struct Options {
   std::function<bool()> interrupted = [] { return false; };
 
   bool accepts_losses() const {
-    return !drop_fds.empty() || drop_timers || drop_locks || drop_attributes ||
-           leave_children;
+    return !drop_fds.empty() || drop_timers || drop_locks || drop_attributes || leave_children;
   }
 };
 

@@ -25,8 +25,8 @@
 #include "tracer/own_channels.h"
 #include "tracer/own_fifos.h"
 #include "tracer/shared_objects.h"
-#include "tracer/special_files.h"
 #include "tracer/sockets.h"
+#include "tracer/special_files.h"
 
 namespace rfork::tracer {
 
@@ -447,8 +447,8 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
     there.pid = open.pid;
     there.relay = input.relay && i < numbered;
     const size_t obstacles = inventory.obstacles.size();
-    const bool described =
-        describe(inventory, there, channels, fifos, find, open, on_stdio && i < numbered, description);
+    const bool described = describe(inventory, there, channels, fifos, find, open,
+                                    on_stdio && i < numbered, description);
     if (i >= numbered && (!described || needs_number(description))) {
       inventory.obstacles.resize(obstacles);  // they name a number of ours
       inventory.obstacles.push_back(

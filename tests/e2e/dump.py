@@ -58,6 +58,9 @@ def set_fields(value, above=()):
                 continue
             if name == "relay" and value["kind"] != "relay":
                 continue    # means nothing
+            if name == "options":    # by their own names
+                yield from (option["name"] for option in member if set(option["value"]) - {"0"})
+                continue
             if isinstance(member, dict) or isinstance(member, list) and member and isinstance(member[0], dict):
                 yield from set_fields(member, (*above, name))
             else:
