@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <charconv>
 
@@ -60,21 +61,25 @@ std::vector<uint32_t> group_cpus(pid_t pid) {
           .value_or(""));
 }
 
+// Read once: the process stands still while its threads are looked at.
+const std::vector<uint32_t>& online_cpus() {
+  static const std::vector<uint32_t> online =
+      parse_cpu_list(try_read_file_at(AT_FDCWD, "/sys/devices/system/cpu/online").value_or(""));
+  return online;
+}
+
 // Empty: all that there are, so that the thread may use all there, too.
 std::vector<uint32_t> read_cpus(pid_t pid, pid_t tid) {
   constexpr size_t kMaxCpus = 8192;  // of the kernel: NR_CPUS
-  std::vector<uint64_t> mask(kMaxCpus / 64);
-  const long bytes =
-      ::syscall(SYS_sched_getaffinity, tid, mask.size() * sizeof(uint64_t), mask.data());
+  std::array<uint64_t, kMaxCpus / 64> mask;
+  const long bytes = ::syscall(SYS_sched_getaffinity, tid, sizeof mask, mask.data());
   if (bytes < 0 && errno == ESRCH) throw ProcessGone(pid);
   if (bytes < 0) throw_errno("sched_getaffinity", fmt::format("tid {}", tid));
   std::vector<uint32_t> cpus;
-  for (uint32_t cpu = 0; cpu < kMaxCpus; ++cpu) {
+  for (uint32_t cpu = 0; cpu < static_cast<uint32_t>(bytes) * 8; ++cpu) {
     if ((mask[cpu / 64] >> (cpu % 64) & 1) != 0) cpus.push_back(cpu);
   }
-  const auto online =
-      parse_cpu_list(try_read_file_at(AT_FDCWD, "/sys/devices/system/cpu/online").value_or(""));
-  if (std::ranges::includes(cpus, online) || cpus == group_cpus(pid)) return {};
+  if (std::ranges::includes(cpus, online_cpus()) || cpus == group_cpus(pid)) return {};
   return cpus;
 }
 
