@@ -22,6 +22,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/io.h"
+#include "base/output_file.h"
 #include "base/text.h"
 #include "image/front.h"
 #include "image/read_image.h"
@@ -146,11 +147,6 @@ loader::Options restore_options(const Arguments& arguments) {
   return options;
 }
 
-void write_pid_file(const std::string& path, pid_t pid) {
-  const UniqueFd file = open_or_throw(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-  write_full(file.get(), as_bytes(fmt::format("{}\n", pid)), path);
-}
-
 void say_running(const Arguments& arguments, const loader::Restore& restore, pid_t pid,
                  uint64_t bytes, int64_t elapsed_ns) {
   if (arguments.json) {
@@ -247,10 +243,15 @@ int run(const Arguments& arguments) {
   reader.finish();
   check_interrupted();
   const pid_t pid = restore.wait_ready();
-  if (!arguments.pid_file.empty()) write_pid_file(arguments.pid_file, pid);
+  std::optional<OutputFile> pid_file;  // its name appears when the child runs
+  if (!arguments.pid_file.empty()) {
+    pid_file.emplace(arguments.pid_file, 0644);
+    pid_file->write(as_bytes(fmt::format("{}\n", pid)));
+  }
   check_interrupted();
   unwatch_interruptions();
   restore.go();
+  if (pid_file) pid_file->finish();
   say_running(arguments, restore, pid, reader.metadata().total_size,
               clock_ns(CLOCK_MONOTONIC) - begin);
   if (!arguments.background) stand_for(restore, pid);
