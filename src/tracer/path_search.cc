@@ -169,7 +169,8 @@ class Search {
       }
     }
     for (const std::string& word : zero_terminated(directory + "environ")) {
-      for (const std::string_view part : split(word.substr(word.find('=') + 1), ':')) {
+      const std::string value = word.substr(word.find('=') + 1);
+      for (const std::string_view part : split(value, ':')) {
         names.emplace_back(part);
       }
     }

@@ -59,5 +59,7 @@ std::optional<std::string> value_of(std::string_view text, std::string_view key)
 
 /// Splits at `separator`, empty parts left out.
 std::vector<std::string_view> split(std::string_view text, char separator);
+/// What it gave would outlive the text.
+std::vector<std::string_view> split(std::string&& text, char separator) = delete;
 
 }  // namespace rfork::tracer

@@ -139,9 +139,9 @@ std::vector<pid_t> list_children(pid_t pid) {
   std::vector<pid_t> children;
   for (const pid_t tid :
        try_list_numbers(fmt::format("/proc/{}/task", pid)).value_or(std::vector<int>())) {
-    const auto list =
-        try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/task/{}/children", pid, tid));
-    for (const std::string_view word : split(list.value_or(""), ' ')) {
+    const std::string list =
+        try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/task/{}/children", pid, tid)).value_or("");
+    for (const std::string_view word : split(list, ' ')) {
       children.push_back(std::stoi(std::string(word)));
     }
   }
