@@ -200,7 +200,8 @@ void Capture::State::take_stock(const std::vector<MapsLine>& maps,
 }
 
 void Capture::State::read_early_pieces() {
-  if (options.move || options.glance || !copy || padded_total(contents.pieces) > kEarlyReadLimit) return;
+  if (options.move || options.glance || !copy || padded_total(contents.pieces) > kEarlyReadLimit)
+    return;
   early.resize(padded_total(contents.pieces));
   std::span<std::byte> rest(early);
   for (const Piece& piece : contents.pieces) {

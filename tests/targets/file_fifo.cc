@@ -1,5 +1,6 @@
-// FIFOs that only this process has open: both ends in one description or in two, and one whose name is gone; with
-// what is in them. A copy on the same host shares those with a name, as after fork(2), so one process looks at a time.
+// FIFOs that only this process has open: both ends in one description or in two, and one whose name
+// is gone; with what is in them. A copy on the same host shares those with a name, as after
+// fork(2), so one process looks at a time.
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>

@@ -1,5 +1,5 @@
-// How files were opened: O_PATH of every kind of file, O_SYNC, O_DIRECT, O_NOATIME, and O_TMPFILE that gets a name
-// later.
+// How files were opened: O_PATH of every kind of file, O_SYNC, O_DIRECT, O_NOATIME, and O_TMPFILE
+// that gets a name later.
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -31,7 +31,8 @@ struct Opened {
 
 std::string link_of(int fd) {
   char link[4096];
-  const ssize_t size = MUST(readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), link, sizeof link));
+  const ssize_t size =
+      MUST(readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), link, sizeof link));
   return std::string(link, static_cast<size_t>(size));
 }
 
@@ -55,7 +56,8 @@ int main(int argc, char** argv) {
   close(server);
 
   std::vector<Opened> opened;
-  for (const std::string& path : {file, folder, link, fifo, socket_name, std::string("/dev/null")}) {
+  for (const std::string& path :
+       {file, folder, link, fifo, socket_name, std::string("/dev/null")}) {
     opened.emplace_back(MUST(open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC)));
   }
   for (const int flags : {O_RDWR | O_SYNC, O_RDWR | O_DSYNC | O_APPEND, O_RDONLY | O_NOATIME,

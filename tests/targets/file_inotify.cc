@@ -1,5 +1,6 @@
-// Instances of inotify: watches of directories and files, of a deleted one too, keep their numbers with the gaps
-// between them, and report. `unread`: with an event in the queue, in whose place a copy may find IN_Q_OVERFLOW.
+// Instances of inotify: watches of directories and files, of a deleted one too, keep their numbers
+// with the gaps between them, and report. `unread`: with an event in the queue, in whose place a
+// copy may find IN_Q_OVERFLOW.
 #include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>

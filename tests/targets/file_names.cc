@@ -1,5 +1,6 @@
-// Open files whose names have changed: renamed, replaced by another of the same name, left with another link, mapped and
-// deleted, a name in a directory that is gone; directories that were removed, the working directory among them.
+// Open files whose names have changed: renamed, replaced by another of the same name, left with
+// another link, mapped and deleted, a name in a directory that is gone; directories that were
+// removed, the working directory among them.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -48,8 +49,8 @@ int main(int argc, char** argv) {
   MUST(unlink(path("first-name").c_str()));
   const int mapped = create(path("mapped"), "mapped");
   const int also_mapped = MUST(open(path("mapped").c_str(), O_RDONLY));
-  char* const map = static_cast<char*>(
-      target::map(target::kPage, PROT_READ | PROT_WRITE, MAP_SHARED, mapped));
+  char* const map =
+      static_cast<char*>(target::map(target::kPage, PROT_READ | PROT_WRITE, MAP_SHARED, mapped));
   MUST(unlink(path("mapped").c_str()));
   MUST(mkdir(path("removed").c_str(), 0700));
   const int orphan = create(path("removed/orphan"), "orphan");

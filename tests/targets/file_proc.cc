@@ -1,5 +1,5 @@
-// Files of /proc and /sys: those of the process are the process's own again, those of the host the host's; pidfds of the
-// process itself.
+// Files of /proc and /sys: those of the process are the process's own again, those of the host the
+// host's; pidfds of the process itself.
 #include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -16,7 +16,8 @@ namespace {
 std::string contents(int fd) {
   std::string text(1 << 16, 0);
   ssize_t size, total = 0;
-  while ((size = pread(fd, text.data() + total, text.size() - static_cast<size_t>(total), total)) > 0)
+  while ((size = pread(fd, text.data() + total, text.size() - static_cast<size_t>(total), total)) >
+         0)
     total += size;
   EXPECT(size == 0);
   text.resize(static_cast<size_t>(total));
@@ -46,7 +47,8 @@ int main(int argc, char** argv) {
   const std::string own = "/proc/" + std::to_string(getpid());
   const int status = MUST(open((own + "/status").c_str(), O_RDONLY | O_CLOEXEC));
   const int maps = MUST(open("/proc/self/maps", O_RDONLY));
-  const int comm = MUST(open((own + "/task/" + std::to_string(getpid()) + "/comm").c_str(), O_RDWR));
+  const int comm =
+      MUST(open((own + "/task/" + std::to_string(getpid()) + "/comm").c_str(), O_RDWR));
   const int memory = MUST(open("/proc/self/mem", O_RDWR));
   const int fds = MUST(open("/proc/self/fd", O_RDONLY | O_DIRECTORY));
   const int folder = MUST(open("/proc/self", O_PATH | O_DIRECTORY));
@@ -84,7 +86,8 @@ int main(int argc, char** argv) {
   if (kernel >= 0) EXPECT(contents(kernel).find('[') != std::string::npos);
   char link[64], linked[64];
   const ssize_t size = MUST(readlink("/proc/self/ns/uts", link, sizeof link));
-  EXPECT_EQ(readlink(("/proc/self/fd/" + std::to_string(uts)).c_str(), linked, sizeof linked), size);
+  EXPECT_EQ(readlink(("/proc/self/fd/" + std::to_string(uts)).c_str(), linked, sizeof linked),
+            size);
   EXPECT(std::memcmp(link, linked, static_cast<size_t>(size)) == 0);
   check_pidfd(pidfd);
   check_pidfd(same);

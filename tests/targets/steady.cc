@@ -1,7 +1,7 @@
-// A process that notices any harm: threads that compute with values live in registers and check them,
-// threads in short and in long system calls that must not fail, and a count in memory that the
-// file FOLDER/count shows. Ends when go appears, with `ok` if nothing was ever wrong. For tests that do
-// things to rfork-trace while it works on this.
+// A process that notices any harm: threads that compute with values live in registers and check
+// them, threads in short and in long system calls that must not fail, and a count in memory that
+// the file FOLDER/count shows. Ends when go appears, with `ok` if nothing was ever wrong. For tests
+// that do things to rfork-trace while it works on this.
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
