@@ -5,6 +5,7 @@
 // "io_realtime", "securebits", "wake_alarm".
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,6 +14,16 @@
 #include "image/model.h"
 
 namespace rfork::image {
+
+/// struct sched_attr of sched_setattr(2), its first form.
+struct SchedulingAttributes {
+  uint32_t size, policy;
+  uint64_t flags;
+  int32_t nice;
+  uint32_t priority;
+  uint64_t runtime, deadline, period;
+};
+static_assert(sizeof(SchedulingAttributes) == 48);
 
 // Of ioprio_set(2): its header isn't for C++.
 inline constexpr int kIoWhoProcess = 1, kIoClassShift = 13, kIoClassRealtime = 1;

@@ -123,16 +123,6 @@ Attributes fit_attributes(const image::Snapshot& snapshot, const image::Host& he
 
 namespace {
 
-// struct sched_attr of sched_setattr(2), its first form.
-struct SchedulingAttributes {
-  uint32_t size, policy;
-  uint64_t flags;
-  int32_t nice;
-  uint32_t priority;
-  uint64_t runtime, deadline, period;
-};
-static_assert(sizeof(SchedulingAttributes) == 48);
-
 /// A system call that must succeed unless `lenient`.
 void set(PlanWriter& plan, bool lenient, long number, std::initializer_list<uint64_t> arguments,
          std::string words) {
@@ -165,10 +155,11 @@ void add_scheduling(PlanWriter& plan, const Attributes& attributes, const image:
       fmt::format("setpriority of thread {} to {}", thread.tid, thread.nice));
   const image::Scheduling& wanted = thread.scheduling;
   if (wanted.policy != SCHED_OTHER || wanted.flags != 0 || ::sched_getscheduler(0) != SCHED_OTHER) {
-    const SchedulingAttributes value{sizeof value,       static_cast<uint32_t>(wanted.policy),
-                                     wanted.flags,       thread.nice,
-                                     wanted.priority,    wanted.runtime_ns,
-                                     wanted.deadline_ns, wanted.period_ns};
+    const image::SchedulingAttributes value{
+        sizeof value,       static_cast<uint32_t>(wanted.policy),
+        wanted.flags,       thread.nice,
+        wanted.priority,    wanted.runtime_ns,
+        wanted.deadline_ns, wanted.period_ns};
     set(plan, attributes.lenient, SYS_sched_setattr, {0, plan.value(value), 0},
         fmt::format("sched_setattr of thread {} (policy {})", thread.tid, wanted.policy));
   }

@@ -22,18 +22,8 @@ namespace rfork::tracer {
 
 namespace {
 
-// struct sched_attr of sched_setattr(2), its first form.
-struct SchedulingAttributes {
-  uint32_t size, policy;
-  uint64_t flags;
-  int32_t nice;
-  uint32_t priority;
-  uint64_t runtime, deadline, period;
-};
-static_assert(sizeof(SchedulingAttributes) == 48);
-
 image::Scheduling read_scheduling(pid_t pid, pid_t tid) {
-  SchedulingAttributes found{};
+  image::SchedulingAttributes found{};
   if (::syscall(SYS_sched_getattr, tid, &found, sizeof found, 0) != 0) {
     if (errno == ESRCH) throw ProcessGone(pid);
     throw_errno("sched_getattr", fmt::format("tid {}", tid));
