@@ -119,7 +119,7 @@ Examination look_at(pid_t pid, const Options& options) {
   const std::string directory = fmt::format("/proc/{}/", pid);
   InventoryInput input;
   input.pid = pid;
-  input.smaps = parse_smaps(read_file(directory + "smaps"));
+  input.smaps = read_smaps(pid);
   input.maps = parse_maps(read_file(directory + "maps"));
   input.drop_fds = options.drop_fds;
   input.drop_locks = options.drop_locks;

@@ -59,6 +59,8 @@ struct InventoryInput {
   pid_t copy = 0;                      ///< a copy of the process that was made for us; 0: none
 };
 
+/// Of process `pid`. Throws Error.
+std::vector<SmapsEntry> read_smaps(pid_t pid);
 Inventory take_inventory(const InventoryInput& input);
 /// Takes the flags of the mappings from `smaps` again, and adds the obstacles that they show.
 void refresh_flags(Inventory& inventory, const std::vector<SmapsEntry>& smaps);

@@ -2,8 +2,10 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "base/io.h"
 #include "tracer/inventory.h"
@@ -145,6 +147,23 @@ void add_file_mapping(Inventory& inventory, const InventoryInput& input, const M
 }
 
 }  // namespace
+
+// The kernel walks all pages of a mapping to write its record, and does so again when the record
+// doesn't fit into the page that it fills. It writes records until there are as many bytes as asked
+// for: with less than a page minus a record, none is written twice.
+std::vector<SmapsEntry> read_smaps(pid_t pid) {
+  const std::string path = fmt::format("/proc/{}/smaps", pid);
+  const UniqueFd fd = open_or_throw(path, O_RDONLY);
+  std::string text;
+  char part[3072];
+  for (;;) {
+    const ssize_t n = ::read(fd.get(), part, sizeof part);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw_errno("read", path);
+    if (n == 0) return parse_smaps(text);
+    text.append(part, static_cast<size_t>(n));
+  }
+}
 
 void refresh_flags(Inventory& inventory, const std::vector<SmapsEntry>& smaps) {
   for (Mapping& mapping : inventory.mappings) {

@@ -16,6 +16,7 @@
 
 #include "base/io.h"
 #include "image/host.h"
+#include "tracer/inventory.h"
 #include "tracer/proc_text.h"
 
 namespace rfork::tracer {
@@ -238,7 +239,7 @@ void ask_future_locks(RemoteSyscalls& calls, pid_t pid, image::Process& process)
   if (page == -EAGAIN) process.lock_future = MCL_FUTURE;  // more than RLIMIT_MEMLOCK allows
   if (page < 0) return;
   const auto address = static_cast<uint64_t>(page);
-  for (const SmapsEntry& entry : parse_smaps(read_file(fmt::format("/proc/{}/smaps", pid)))) {
+  for (const SmapsEntry& entry : read_smaps(pid)) {
     if (!entry.range.contains(address) || !entry.has("lo")) continue;
     process.lock_future = MCL_FUTURE | (entry.has("lf") ? MCL_ONFAULT : 0u);
   }
