@@ -126,15 +126,19 @@ PageScanner::Found PageScanner::read_page_map(const Range& range, Want want) con
 }
 
 // To look at every page takes as long as to send it. So they are all looked at only where a page of
-// zeros was seen not long ago; elsewhere one of each eight is, at changing places. A page of zeros
-// that is overlooked so is carried like any other: it costs its bytes, and nothing else.
+// zeros was seen not long ago; elsewhere one of each 32 is, at changing places. A page of
+// zeros that is overlooked so is carried like any other: it costs its bytes, and nothing else.
 std::vector<Range> PageScanner::without_zero_pages(const std::vector<Range>& runs) const {
-  constexpr uint64_t kBlock = 8;      // pages
-  constexpr uint64_t kCareful = 128;  // blocks
+  constexpr uint64_t kBlock = 32;    // pages
+  constexpr uint64_t kCareful = 32;  // blocks
+  constexpr size_t kGlance = 64;  // bytes of a page that tell of most pages that they aren't zero
   std::array<std::byte, kBlock * kPage> bytes;
   const auto is_zero = [&](uint64_t address) {
-    const std::span page = std::span(bytes).first(kPage);
-    return memory_.try_read(address, page) && all_zero(page.data(), page.size());
+    for (const size_t size : {kGlance, size_t{kPage}}) {
+      const std::span part = std::span(bytes).first(size);
+      if (!memory_.try_read(address, part) || !all_zero(part.data(), part.size())) return false;
+    }
+    return true;
   };
   std::vector<Range> kept;
   uint64_t careful = kCareful;
@@ -143,7 +147,7 @@ std::vector<Range> PageScanner::without_zero_pages(const std::vector<Range>& run
     uint64_t pages = 0;
     for (uint64_t at = run.start; at < run.end; at += pages * kPage) {
       pages = std::min(kBlock, (run.end - at) / kPage);
-      probe += 3;
+      probe += 5;
       if (careful == 0 && !is_zero(at + probe % pages * kPage)) {
         append(kept, {at, at + pages * kPage});
         continue;
