@@ -179,8 +179,7 @@ void Capture::State::take_stock(const std::vector<MapsLine>& maps,
   // The kernel walks the whole page table to write smaps, so the frozen process doesn't wait for it
   // if it need not.
   refresh_from_copy = from_copy;
-  input.smaps = from_copy ? examination.inventory->smaps
-                          : parse_smaps(read_file(fmt::format("/proc/{}/smaps", pid)));
+  input.smaps = from_copy ? examination.inventory->smaps : read_smaps(pid);
   input.drop_fds = options.drop_fds;
   input.drop_locks = options.drop_locks;
   input.move = options.move;
@@ -220,11 +219,11 @@ void Capture::State::describe_copy(image::Process& process) {
   {
     RemoteSyscalls calls(thread, copy->memory(), *site, thread.registers);
     ask_process(calls, copy->memory(), examination.needs.host, process);
+    if (refresh_from_copy) refresh_flags(inventory, read_smaps(copy->pid()));
+    if (!inventory.obstacles.empty()) throw Refusal(Failure::cannot_carry, inventory.obstacles);
+    if (!options.glance) copied_pages = PagePipe::make(calls, copy->memory());
   }
   site->remove_from(copy->memory());
-  if (!refresh_from_copy) return;
-  refresh_flags(inventory, parse_smaps(read_file(fmt::format("/proc/{}/smaps", copy->pid()))));
-  if (!inventory.obstacles.empty()) throw Refusal(Failure::cannot_carry, inventory.obstacles);
 }
 
 void Capture::State::let_go() {
@@ -257,6 +256,14 @@ void Capture::State::assemble(image::Process process) {
   snapshot.objects = inventory.objects;
   snapshot.descriptions = inventory.descriptions;
   snapshot.processes.push_back(std::move(process));
+}
+
+void Capture::State::read(const Piece& piece, std::span<std::byte> buffer) {
+  if (copied_pages && piece.memory == &copy->memory() && piece.fd < 0) {
+    copied_pages->read(piece.address + offset, buffer, piece.address + piece.run.range.size());
+  } else {
+    read_piece(piece, offset, buffer);
+  }
 }
 
 Capture::Capture(const Examination& examination, const Options& options,
@@ -312,7 +319,7 @@ size_t Capture::read(std::span<std::byte> buffer) {
       std::memcpy(target.data(), state.early.data() + state.early_offset, size);
       state.early_offset += size;
     } else {
-      read_piece(piece, state.offset, target);
+      state.read(piece, target);
     }
     done += size;
     state.offset += size;

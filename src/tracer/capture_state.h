@@ -12,6 +12,7 @@
 #include "tracer/contents.h"
 #include "tracer/forked_copy.h"
 #include "tracer/inventory.h"
+#include "tracer/page_pipe.h"
 #include "tracer/proc_text.h"
 #include "tracer/remote_syscalls.h"
 #include "tracer/stopped_process.h"
@@ -28,6 +29,7 @@ struct Capture::State {
   std::unique_ptr<StoppedProcess> stopped;
   std::unique_ptr<InjectionSite> site;
   std::unique_ptr<ForkedCopy> copy;
+  std::unique_ptr<PagePipe> copied_pages;  // null: by copy->memory() only
   std::chrono::nanoseconds paused{0};
   bool held = false;
 
@@ -72,6 +74,7 @@ struct Capture::State {
   void read_early_pieces();
   void describe_copy(image::Process& process);
   void assemble(image::Process process);
+  void read(const Piece& piece, std::span<std::byte> buffer);
   void let_go();
 };
 
