@@ -155,6 +155,20 @@ void add_mapped_object(std::vector<Piece>& pieces, const Inventory& inventory, c
   }
 }
 
+// What the process only reads need not be read while it stands still.
+bool only_read(const Inventory& inventory, const Object& object) {
+  return object.kind == Object::Kind::file && !inventory.written_files.contains(*object.file);
+}
+
+void add_whole_object(std::vector<Piece>& pieces, const Object& object, int fd) {
+  for (const Range& range : data_ranges(fd, object.size)) {
+    Piece piece;
+    piece.run = {DataRun::Target::object, object.id, range};
+    piece.fd = fd;
+    pieces.push_back(piece);
+  }
+}
+
 }  // namespace
 
 void add_file_objects(Inventory& inventory, pid_t pid, const ContentsOptions& options) {
@@ -188,18 +202,13 @@ void add_what_no_fork_copies(Contents& contents, const Inventory& inventory,
                              const ProcessMemory& original, const std::vector<Range>& not_forked) {
   std::vector<Piece>& pieces = contents.pieces;
   for (const Object& object : inventory.objects) {
-    if (object.kind == Object::Kind::file_pages) continue;
+    if (object.kind == Object::Kind::file_pages || only_read(inventory, object)) continue;
     const int fd = inventory.object_sources.at(object.id).fd.get();
     if (fd < 0) {
       add_mapped_object(pieces, inventory, object, original);
       continue;
     }
-    for (const Range& range : data_ranges(fd, object.size)) {
-      Piece piece;
-      piece.run = {DataRun::Target::object, object.id, range};
-      piece.fd = fd;
-      pieces.push_back(piece);
-    }
+    add_whole_object(pieces, object, fd);
   }
   if (not_forked.empty()) return;
   const PageScanner scanner(original);
@@ -214,8 +223,9 @@ void add_snapshot(Contents& contents, const Inventory& inventory, const ProcessM
                   const std::vector<Range>& not_forked) {
   std::vector<Piece>& pieces = contents.pieces;
   for (const Object& object : inventory.objects) {
-    if (object.kind != Object::Kind::file_pages) continue;
     const int fd = inventory.object_sources.at(object.id).fd.get();
+    if (only_read(inventory, object)) add_whole_object(pieces, object, fd);
+    if (object.kind != Object::Kind::file_pages) continue;
     add_windows(pieces, inventory, object, Mapping::Kind::file, *object.file, fd, memory);
   }
   const PageScanner scanner(memory);

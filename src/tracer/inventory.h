@@ -36,6 +36,7 @@ struct Inventory {
   std::vector<image::Mapping> mappings;
   std::set<uint32_t> open_files;    ///< File ids that descriptors or writable shared mappings name:
                                     ///< contents matter as a whole
+  std::set<uint32_t> written_files;  ///< those of them that the process may write
   std::set<uint32_t> mapped_files;  ///< File ids that mappings or the executable name
   uint32_t executable = 0;
   bool executable_deleted = false;

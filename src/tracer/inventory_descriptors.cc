@@ -213,6 +213,8 @@ void describe_named(Inventory& inventory, const InventoryInput& input, const Ope
   if (!fd) throw_errno("open", open.path);
   description.file = add_file(inventory, input.earlier, fd.get(), description.path);
   inventory.open_files.insert(*description.file);
+  if ((description.flags & O_ACCMODE) != O_RDONLY)
+    inventory.written_files.insert(*description.file);
 }
 
 // Its name is gone or another file's, but it may have others.

@@ -142,7 +142,10 @@ void add_file_mapping(Inventory& inventory, const InventoryInput& input, const M
   mapping.kind = Mapping::Kind::file;
   mapping.backing = add_file(inventory, input.earlier, fd.get(), line.name);
   inventory.mapped_files.insert(mapping.backing);
-  if (mapping.shared && mapping.may_write) inventory.open_files.insert(mapping.backing);
+  if (mapping.shared && mapping.may_write) {
+    inventory.open_files.insert(mapping.backing);
+    inventory.written_files.insert(mapping.backing);
+  }
   inventory.mappings.push_back(std::move(mapping));
 }
 
