@@ -1,9 +1,9 @@
 // Which bytes travel, in which order, and where each is read.
 //
 // The order of the stream is: what a fork does not copy (shared memory, contents of files that the
-// process may write, MADV_DONTFORK and MADV_WIPEONFORK ranges), which must be read while the process
-// stands still; then files that it only reads and clean pages of mapped files; then private memory,
-// which a forked copy keeps as it was.
+// process may write, MADV_DONTFORK and MADV_WIPEONFORK ranges), which must be read while the
+// process stands still; then files that it only reads and clean pages of mapped files; then private
+// memory, which a forked copy keeps as it was.
 #pragma once
 
 #include <cstdint>
