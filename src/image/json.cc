@@ -1,6 +1,7 @@
 #include "image/json.h"
 
 #include <limits>
+#include <set>
 #include <utility>
 
 #include "base/text.h"
@@ -187,7 +188,7 @@ void decode(const json& in, T& value) {
       return;
     }
   }
-  throw FieldError("", "has the unknown value '" + in.get<std::string>() + "'");
+  throw FieldError("", "has the unknown value '" + in.get<std::string>() + "'", true);
 }
 
 template <typename T>
@@ -210,7 +211,7 @@ void decode_field(const json& in, const std::string& name, T& value) {
   try {
     decode(in, value);
   } catch (const FieldError& error) {
-    throw FieldError(error.field().empty() ? name : name + "." + error.field(), error.why());
+    throw error.within(name);
   }
 }
 
@@ -233,10 +234,12 @@ void decode(const json& in, std::array<T, N>& value) {
 struct Reader {
   const json& in;
   template <typename T>
+  size_t known = 0;
   void operator()(const char* name, T& value) {
     const auto found = in.find(name);
     if (found == in.end()) throw FieldError(name, "is missing");
     decode_field(*found, name, value);
+    ++known;
   }
   void later(const char* name, auto& value) {
     if (in.contains(name)) (*this)(name, value);
@@ -244,11 +247,29 @@ struct Reader {
 };
 
 template <typename T>
-requires std::is_class_v<T>
-void decode(const json& in, T& value) {
+/// Takes the names of a struct's fields out of `left`.
+struct NameRemover {
+  std::set<std::string>& left;
+  void operator()(const char* name, const auto& /*value*/) { left.erase(name); }
+  void later(const char* name, const auto& /*value*/) { left.erase(name); }
+};
+
+/// Reads the fields that `visit` visits, and throws when there are others.
+void read_fields(const json& in, auto&& visit) {
   if (!in.is_object()) expected("object");
   Reader reader{in};
-  visit_fields(reader, value);
+  visit(reader);
+  if (reader.known == in.size()) return;
+  std::set<std::string> left;
+  for (const auto& member : in.items()) left.insert(member.key());
+  NameRemover remover{left};
+  visit(remover);
+  throw FieldError(*left.begin(), "is unknown here", true);
+}
+
+requires std::is_class_v<T>
+void decode(const json& in, T& value) {
+  read_fields(in, [&](auto& visitor) { visit_fields(visitor, value); });
 }
 
 /// One CBOR item's head at `position`, which moves behind it.
@@ -402,9 +423,7 @@ json process_head_to_json(const Process& process) {
 }
 
 void process_head_from_json(const json& in, Process& process) {
-  if (!in.is_object()) expected("object");
-  Reader reader{in};
-  visit_head(reader, process);
+  read_fields(in, [&](auto& visitor) { visit_head(visitor, process); });
 }
 
 json snapshot_head_to_json(const Snapshot& snapshot) {
@@ -415,9 +434,7 @@ json snapshot_head_to_json(const Snapshot& snapshot) {
 }
 
 void snapshot_head_from_json(const json& in, Snapshot& snapshot) {
-  if (!in.is_object()) expected("object");
-  Reader reader{in};
-  visit_head(reader, snapshot);
+  read_fields(in, [&](auto& visitor) { visit_head(visitor, snapshot); });
 }
 
 json parse_cbor(std::span<const std::byte> bytes) {

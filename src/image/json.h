@@ -6,7 +6,8 @@
 // kernel's bytes: mostly, but not necessarily, UTF-8.
 //
 // from_json() believes nothing: a member that is missing, has another type or doesn't fit its field
-// throws FieldError. Members that it doesn't know are skipped.
+// throws FieldError. So does one that it doesn't know: what a later rfork carries in it would be
+// lost silently.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -22,14 +23,24 @@ namespace rfork::image {
 /// A JSON value that is not the struct that was asked for; what() reads `FIELD.FIELD: why`.
 class FieldError : public std::runtime_error {
  public:
-  FieldError(std::string field, std::string why)
-      : std::runtime_error(field + ": " + why), field_(std::move(field)), why_(std::move(why)) {}
+  FieldError(std::string field, std::string why, bool later = false)
+      : std::runtime_error(field + ": " + why),
+        field_(std::move(field)),
+        why_(std::move(why)),
+        later_(later) {}
+  /// The same, of a field within `outer`.
+  FieldError within(const std::string& outer) const {
+    return {field_.empty() ? outer : outer + "." + field_, why_, later_};
+  }
   const std::string& field() const { return field_; }
   const std::string& why() const { return why_; }
+  /// Whether it may be right, and of a later rfork.
+  bool later() const { return later_; }
 
  private:
   std::string field_;
   std::string why_;
+  bool later_;
 };
 
 void to_json(nlohmann::json& json, const XstateComponent& value);

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "image/format.h"
 #include "image/json.h"
 
@@ -92,6 +93,8 @@ const char* name_of(NoteType type) {
       return "objects";
     case NoteType::descriptions:
       return "descriptions";
+constexpr const char* kTakeALaterOne = "use the rfork that wrote it, or a later one";
+
     case NoteType::process:
       return "process";
     case NoteType::threads:
@@ -186,13 +189,17 @@ void NoteReader::take(std::string_view owner, uint32_t type, std::span<const std
                       : fmt::format("the image's note '{}' at byte {} has version {}, this program "
                                     "reads up to {}",
                                     name, offset, head.version, kNoteVersion),
-                  "use the rfork that wrote it, or a later one");
+                  kTakeALaterOne);
   }
   if (first_offset(note) == 0) first_offsets_.emplace_back(note, offset);
   try {
     take_ours(note, head, descriptor.subspan(sizeof head));
   } catch (const FieldError& error) {
-    throw FieldError(std::string(name) + "." + error.field(), error.why());
+    if (!error.later()) throw error.within(name);
+    throw Refusal(Failure::bad_image,
+                  fmt::format("the image's note '{}' at byte {}: {}", name, offset,
+                              visible(error.field() + " " + error.why())),
+                  kTakeALaterOne);
   }
 }
 

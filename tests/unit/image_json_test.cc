@@ -58,6 +58,10 @@ TEST_CASE("a value that isn't the struct says which field is wrong") {
   missing.erase("seals");
   CHECK_THAT(why_not(missing), Contains("seals: is missing"));
   CHECK_THAT(why_not(json::array()), Contains("is no object"));
+  CHECK(with("smell", "rose") == "smell: is unknown here");
+  json outer = samples::rich_snapshot().processes[0];
+  outer["credentials"]["charm"] = 17;
+  CHECK_THROWS_WITH(outer.get<Process>(), "credentials.charm: is unknown here");
   json thread = samples::rich_snapshot().processes[0].threads[1];
   thread["pending"][0] = json::binary({1, 2, 3});
   CHECK_THROWS_WITH(thread.get<Thread>(), Contains("pending.0: is no siginfo"));
