@@ -122,6 +122,7 @@ XstateArea translate_xstate(const Thread& thread, const Host& there, const Host&
   uint64_t in_use;
   std::memcpy(&in_use, thread.xstate.data() + kFxsaveSize, sizeof in_use);
   XstateArea area;
+  area.lost = in_use & ~here.xcr0;
   area.bytes.assign(kLegacySize, std::byte{0});
   std::copy_n(thread.xstate.begin(), kFxsaveSize, area.bytes.begin());
   clean_mxcsr(area.bytes);

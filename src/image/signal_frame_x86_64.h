@@ -21,6 +21,7 @@ namespace rfork::image {
 struct XstateArea {
   Bytes bytes;              ///< standard format, as long as its last component needs
   uint64_t components = 0;  ///< what it holds: a mask as XCR0; 0: only FXSAVE
+  uint64_t lost = 0;        ///< what the thread used there and this host doesn't keep
 };
 
 /// Translates a thread's XSAVE area from the layout of `there` to that of `here`. Components that

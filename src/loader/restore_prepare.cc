@@ -89,6 +89,7 @@ std::vector<image::Mapping> Restore::State::place_memory() {
   AddressSpace space(mappings, std::min(here_.address_limit, kAddressLimit));
   const auto room = room_for_exit_code(kernel_.code);
   frames_ = place_frames(snapshot_, here_, mappings, space, !room);
+  note_lost_registers(process_, frames_, findings_);
   const auto vdso = std::find_if(mappings.begin(), mappings.end(), [](const auto& mapping) {
     return mapping.kind == image::Mapping::Kind::vdso;
   });

@@ -1,11 +1,13 @@
 #include "loader/thread_frames.h"
 
+#include <fmt/format.h>
 #include <signal.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 
 #include "base/error.h"
+#include "image/host_x86_64.h"
 #include "loader/seccomp_filters.h"
 #include "loader/vdso_x86_64.h"
 
@@ -133,6 +135,18 @@ ThreadFrames place_frames(const image::Snapshot& snapshot, const image::Host& he
     next += seccomp_exit_code(process, process.threads[i], next).size();
   }
   return frames;
+}
+
+void note_lost_registers(const image::Process& process, const ThreadFrames& frames,
+                         Findings& findings) {
+  for (size_t i = 0; i < frames.threads.size(); ++i) {
+    for (unsigned index = 0; index < 64; ++index) {
+      if ((frames.threads[i].area.lost >> index & 1) == 0) continue;
+      findings.warn(fmt::format(
+          "XSAVE component {}, {}, of thread {} is lost: this processor doesn't keep it", index,
+          image::name_of_xstate_component(index), process.threads[i].tid));
+    }
+  }
 }
 
 }  // namespace rfork::loader

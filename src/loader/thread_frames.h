@@ -12,6 +12,7 @@
 #include "image/model.h"
 #include "image/signal_frame_x86_64.h"
 #include "loader/address_space.h"
+#include "loader/findings.h"
 
 namespace rfork::loader {
 
@@ -34,5 +35,9 @@ struct ThreadFrames {
 ThreadFrames place_frames(const image::Snapshot& snapshot, const image::Host& here,
                           std::vector<image::Mapping>& mappings, AddressSpace& space,
                           bool code_stays);
+
+/// Says which registers that a thread used at the origin this host hasn't.
+void note_lost_registers(const image::Process& process, const ThreadFrames& frames,
+                         Findings& findings);
 
 }  // namespace rfork::loader
