@@ -106,7 +106,8 @@ Encoder::Encoder(const Snapshot& snapshot, std::span<const DataRun> runs)
   const size_t size = (out.size() + sizeof(Seal) + kPageSize - 1) & ~(kPageSize - 1);
   out.resize(size - sizeof(Seal));
   if (size > kMaxMetadata) {
-    throw Refusal(Failure::cannot_carry, "the process has too many mappings for an image");
+    throw Refusal(Failure::cannot_carry,
+                  "the process has too much queued, or too many mappings, for an image");
   }
   size_t position = kPrefixSize + sizeof(Elf64_Phdr);
   plan.for_each(size, [&](const Elf64_Phdr& header) {

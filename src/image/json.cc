@@ -14,6 +14,7 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t kMaxDepth = 16;
+constexpr size_t kMaxItems = 1u << 24;  ///< each takes 16 bytes and more of memory
 
 // The words of each enumeration, by value.
 constexpr std::array kObjectKinds{"shared_anonymous", "memfd", "deleted_file", "file",
@@ -301,11 +302,12 @@ void check_cbor(std::span<const std::byte> bytes) {
   std::array<uint64_t, kMaxDepth + 1> left{1};  // items still to come at each level
   size_t depth = 0;
   size_t position = 0;
-  for (;;) {
+  for (size_t items = 0;; ++items) {
     while (left[depth] == 0) {
       if (depth == 0) return;
       --depth;
     }
+    if (items == kMaxItems) throw FieldError("CBOR", "has too many items");
     --left[depth];
     const CborHead head = take_head(bytes, position);
     const uint64_t remaining = bytes.size() - position;

@@ -20,23 +20,37 @@ using nlohmann::json;
 // threads notes.
 constexpr std::array kRegisterColumns{"registers", "floating_point", "xstate"};
 
-// A note of ours is parsed as a whole; this bounds what a hostile one can make of memory. Those of
-// real processes come nowhere near.
-constexpr size_t kMaxNote = 16u << 20;
+// Both ends hold a note as a whole, so a table ends with the row that makes it so large.
+constexpr size_t kLargeTable = 4u << 20;
+// What one row may come to: a description with all that is queued in it (tracer/large_queues.cc).
+constexpr size_t kMaxNote = 512u << 20;
+
+/// Bytes of the byte strings in `value`.
+size_t bulk_of(const json& value) {
+  if (value.is_binary()) return value.get_binary().size();
+  size_t bulk = 0;
+  if (value.is_structured()) {
+    for (const json& element : value) bulk += bulk_of(element);
+  }
+  return bulk;
+}
 
 /// Splits `list` into tables and hands each to `write`; an empty list makes no table.
 template <typename T, typename Write>
 void write_tables(const std::vector<T>& list, bool without_registers, Write&& write) {
-  for (size_t start = 0; start < list.size(); start += kRowsPerNote) {
+  for (size_t next = 0; next < list.size();) {
     json table = {{"columns", json::array()}, {"rows", json::array()}};
-    for (size_t i = start; i < std::min(list.size(), start + kRowsPerNote); ++i) {
+    const size_t end = std::min(list.size(), next + kRowsPerNote);
+    for (size_t bulk = 0; next < end && bulk < kLargeTable; ++next) {
       json row = json::array();
-      json element = list[i];
+      json element = list[next];
       for (const char* name : kRegisterColumns) {
         if (without_registers) element.erase(name);
       }
+      bulk += bulk_of(element);
+      const bool first = table["columns"].empty();
       for (auto& [name, value] : element.items()) {
-        if (i == start) table["columns"].push_back(name);
+        if (first) table["columns"].push_back(name);
         row.push_back(std::move(value));
       }
       table["rows"].push_back(std::move(row));
@@ -79,6 +93,8 @@ json binary(std::span<const std::byte> bytes) {
   return json::binary(std::vector<uint8_t>(data, data + bytes.size()));
 }
 
+constexpr const char* kTakeALaterOne = "use the rfork that wrote it, or a later one";
+
 }  // namespace
 
 const char* name_of(NoteType type) {
@@ -93,8 +109,6 @@ const char* name_of(NoteType type) {
       return "objects";
     case NoteType::descriptions:
       return "descriptions";
-constexpr const char* kTakeALaterOne = "use the rfork that wrote it, or a later one";
-
     case NoteType::process:
       return "process";
     case NoteType::threads:
@@ -136,7 +150,8 @@ void NoteWriter::add(std::string_view owner, uint32_t type, std::span<const std:
 void NoteWriter::add(NoteType type, uint32_t process, std::span<const std::byte> cbor) {
   if (cbor.size() > kMaxNote) {
     throw Refusal(Failure::cannot_carry,
-                  fmt::format("the process's {} make a note larger than 16 MiB", name_of(type)));
+                  fmt::format("the process's {} make a note larger than {} MiB", name_of(type),
+                              kMaxNote >> 20));
   }
   const NoteHead head{kNoteVersion, kMustUnderstand, process};
   begin(kOwner, static_cast<uint32_t>(type), sizeof head + cbor.size());
@@ -224,7 +239,7 @@ Process& NoteReader::process(uint32_t index) {
 }
 
 void NoteReader::take_ours(NoteType type, const NoteHead& head, std::span<const std::byte> cbor) {
-  if (cbor.size() > kMaxNote) throw FieldError("note", "is larger than 16 MiB");
+  if (cbor.size() > kMaxNote) throw FieldError("note", "is larger than 512 MiB");
   const json value = parse_cbor(cbor);
   switch (type) {
     case NoteType::host:

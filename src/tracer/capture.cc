@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "tracer/capture_state.h"
+#include "tracer/large_queues.h"
 #include "tracer/posix_timers.h"
 #include "tracer/process_state.h"
 #include "tracer/ptrace.h"
@@ -191,6 +192,7 @@ void Capture::State::take_stock(const std::vector<MapsLine>& maps,
   input.earlier = examination.inventory.get();
   input.copy = copy ? copy->pid() : 0;
   inventory = take_inventory(input);
+  find_large_queues(inventory);
   if (!options.leave_children) find_children(pid, inventory.obstacles);
   if (!inventory.obstacles.empty()) throw Refusal(Failure::cannot_carry, inventory.obstacles);
   add_file_objects(inventory, pid, {options.thin, present});

@@ -92,6 +92,22 @@ TEST_CASE("lists that need several notes come back") {
   CHECK(json(metadata.snapshot) == json(snapshot));
 }
 
+TEST_CASE("much that is queued comes back, in one description and in many") {
+  Snapshot snapshot = samples::small_snapshot();
+  const size_t sizes[] = {3u << 20, 3u << 20, 40u << 20, 1, 0, 5u << 20};
+  for (uint32_t i = 0; i < std::size(sizes); ++i) {
+    Description pipe{.id = 100 + i, .kind = Description::Kind::pipe};
+    pipe.other = pipe.id;
+    pipe.queued = {Bytes(sizes[i], static_cast<std::byte>(i))};
+    snapshot.descriptions.push_back(pipe);
+  }
+  const Metadata metadata = samples::read_back(samples::image_of(snapshot, samples::small_runs()));
+  REQUIRE(metadata.snapshot.descriptions.size() == snapshot.descriptions.size());
+  for (size_t i = 0; i < snapshot.descriptions.size(); ++i) {
+    CHECK(metadata.snapshot.descriptions[i].queued == snapshot.descriptions[i].queued);
+  }
+}
+
 TEST_CASE("segments show debuggers the bytes of objects, under what is private") {
   const Encoder encoder(samples::rich_snapshot(), samples::rich_runs());
   std::set<std::pair<uint64_t, uint64_t>> aliases, loads;
