@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "tracer/capture_state.h"
+#include "tracer/debug_registers_x86_64.h"
 #include "tracer/large_queues.h"
 #include "tracer/posix_timers.h"
 #include "tracer/process_state.h"
@@ -123,6 +124,7 @@ void Capture::State::freeze(std::vector<MapsLine>& maps) {
   maps = parse_maps(read_file(fmt::format("/proc/{}/maps", pid)));
   const auto vdso = vdso_range(maps);
   if (vdso) stopped->leave_range(*vdso);
+  if (!options.drop_attributes) refuse_debug_registers(stopped->threads());
   // Before the first injected call, after which the kernel would have forgotten the section.
   for (StoppedThread& thread : stopped->threads()) abort_rseq_section(thread, original);
   site = std::make_unique<InjectionSite>(pid, original, vdso.value_or(Range{}),

@@ -2,8 +2,10 @@
 
 #include <linux/ptrace.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <thread>
@@ -116,6 +118,15 @@ image::Rseq rseq_configuration(pid_t tid) {
           &configuration);
   return {configuration.rseq_abi_pointer, configuration.rseq_abi_size, configuration.signature,
           configuration.flags};
+}
+
+uint64_t peek_user(pid_t tid, size_t offset) {
+  uint64_t word = 0;  // where the system call itself puts it
+  if (::syscall(SYS_ptrace, PTRACE_PEEKUSER, tid, offset, &word) != 0) {
+    if (errno == ESRCH) throw ProcessGone(tid);
+    throw_errno("PTRACE_PEEKUSER", tid_text(tid));
+  }
+  return word;
 }
 
 void poke(pid_t tid, uint64_t address, uint64_t word) {

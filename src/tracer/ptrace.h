@@ -40,6 +40,8 @@ void set_signal_mask(pid_t tid, uint64_t mask);
 std::vector<image::PendingSignal> pending_signals(pid_t tid, bool shared);
 /// PTRACE_GET_RSEQ_CONFIGURATION (Linux 5.13). All zero where the thread has none.
 image::Rseq rseq_configuration(pid_t tid);
+/// PTRACE_PEEKUSER: a word of struct user.
+uint64_t peek_user(pid_t tid, size_t offset);
 /// PTRACE_POKEDATA: writes even where the process itself may not (a private copy is made).
 void poke(pid_t tid, uint64_t address, uint64_t word);
 

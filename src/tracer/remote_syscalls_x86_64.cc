@@ -19,6 +19,7 @@ namespace rfork::tracer {
 namespace {
 
 constexpr uint64_t kAllSignals = ~uint64_t{0};
+constexpr uint64_t kTrapFlag = 0x100;
 constexpr uint64_t kForkOffset = 16;
 constexpr uint64_t kExitOffset = 40;
 
@@ -181,6 +182,7 @@ long RemoteSyscalls::run(uint64_t code, long number, const std::array<uint64_t, 
                          pid_t* child) {
   prepare();
   user_regs_struct regs = thread_.registers;
+  regs.eflags &= ~kTrapFlag;  // of a program that steps itself
   regs.rip = code;
   regs.rsp = stack_pointer_;
   regs.rax = static_cast<uint64_t>(number);

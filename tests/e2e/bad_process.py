@@ -227,10 +227,51 @@ def objects(world):
         target.wait().expect(0, out="ok\n")
 
 
+WITH_BREAKPOINT = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+PTRACE_POKEUSER, PTRACE_ATTACH, PTRACE_DETACH = 6, 16, 17
+DEBUG_REGISTER = 848    # offsetof(struct user, u_debugreg)
+word = ctypes.c_long(0)
+parent = os.getpid()
+if os.fork() == 0:
+    def must(request, address, value):
+        if libc.ptrace(request, parent, address, value) != 0:
+            os._exit(ctypes.get_errno())
+    must(PTRACE_ATTACH, 0, 0)
+    os.waitpid(parent, 0x40000000)
+    must(PTRACE_POKEUSER, DEBUG_REGISTER, ctypes.addressof(word))
+    must(PTRACE_POKEUSER, DEBUG_REGISTER + 7 * 8, 0xd0001)    # DR0, 4 bytes, writes
+    must(PTRACE_DETACH, 0, 0)
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+sys.stdin.readline()
+print("goes on")
+"""
+
+
+def debug_registers(world):
+    """Breakpoints that outlived their tracer: known after the freeze only."""
+    target = world.start([sys.executable, "-c", WITH_BREAKPOINT], stdin=subprocess.PIPE)
+    error = int(target.line())
+    if error != 0:
+        raise harness.Skip(f"no hardware breakpoints here: {os.strerror(error)}")
+    refuse(world, target.pid, CANNOT_CARRY, f"thread {target.pid} has hardware breakpoints in its debug registers",
+           "--drop-attributes")
+    said = world.trace("--check", "--json", target.pid, "-o", world.folder / "image").expect(CANNOT_CARRY).json()
+    expect("hardware breakpoints" in said["reasons"][0]["what"], f"{said}")
+    world.trace("--drop-attributes", target.pid, "-o", world.folder / "image").expect(0)
+    target.popen.stdin.write("\n")
+    target.popen.stdin.flush()
+    target.wait().expect(0, out="goes on")
+
+
 CASES = {"gone": gone, "zombie": zombie, "not-ours": not_ours, "traced": traced,
          "kernel-thread": kernel_thread, "itself": itself, "thread": thread_id, "no-number": no_number,
          "32-bit": thirty_two_bit, "descriptors": descriptors, "dropped": dropped,
-         "no-descriptor": no_descriptor, "objects": objects, "kernel-objects": kernel_objects}
+         "no-descriptor": no_descriptor, "objects": objects, "kernel-objects": kernel_objects,
+         "debug-registers": debug_registers}
 
 if __name__ == "__main__":
     case = sys.argv[1]
