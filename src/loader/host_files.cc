@@ -166,8 +166,7 @@ HostFiles::Contents HostFiles::carried_file(const Object& object) {
       findings_.refuse(
           fmt::format("{} exists here with other contents: {} instead of {}", there->path,
                       human_bytes(found.size), human_bytes(there->size)),
-          "--overwrite-files replaces it by the image's, rfork-run --changed-files takes it as "
-          "it is");
+          "--overwrite-files replaces it by the image's, --changed-files takes it as it is");
       refused_files_.insert(there->id);
       return contents;
     }
@@ -396,16 +395,16 @@ bool HostFiles::check_same(const Description& description, const File& there, in
     return accept(
         fmt::format("the open file {} {} from {} to {} bytes since the capture", description.path,
                     cut ? "was cut" : "has grown", there.size, here.size),
-        !cut || options_.changed_files, "rfork-run --changed-files goes on with it as it is");
+        !cut || options_.changed_files, "--changed-files goes on with it as it is");
   }
   if (options_.agreed_files.contains(there.id) || image::same_contents(there, here, same_boot_))
     return true;
   if (image::open_same(there, same_boot_)) return true;
-  return accept(fmt::format("{} is another file here ({}) than the one that was open ({})",
-                            description.path, human_bytes(here.size), human_bytes(there.size)),
-                options_.changed_files,
-                "copy it here, or write the image without --thin; rfork-run --changed-files takes "
-                "it as it is");
+  return accept(
+      fmt::format("{} is another file here ({}) than the one that was open ({})", description.path,
+                  human_bytes(here.size), human_bytes(there.size)),
+      options_.changed_files,
+      "copy it here, or write the image without --thin; --changed-files takes it as it is");
 }
 
 /// What differs is said, or is the reason why not.

@@ -62,10 +62,12 @@ PresentFiles check_files(const Offer& offer, bool same_boot, std::vector<Reason>
   }
   for (const image::File& file : offer.open_files) {
     const Here here = look_for(file, same_boot);
-    if (here == Here::same) present.paths.insert(file.path);
-    if (here == Here::other && !offer.overwrite_files) {
+    if (here == Here::same || (here == Here::other && offer.changed_files))
+      present.paths.insert(file.path);
+    if (here == Here::other && !offer.overwrite_files && !offer.changed_files) {
       reasons.push_back({file.path + " exists there with other contents",
-                         "--overwrite-files replaces it by the origin's"});
+                         "--overwrite-files replaces it by the origin's, --changed-files takes "
+                         "it as it is"});
     }
   }
   return present;

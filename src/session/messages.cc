@@ -67,6 +67,7 @@ void visit_members(auto& visit, Is<OfferMessage> auto& x) {
   visit("pid_mode", x.offer.pid_mode);
   visit("ignore_cpu", x.offer.ignore_cpu);
   visit("overwrite_files", x.offer.overwrite_files);
+  visit("changed_files", x.offer.changed_files);
   visit("spooled", x.offer.spooled);
   visit("attended", x.offer.attended);
   visit("linger_s", x.offer.linger_s);

@@ -36,6 +36,7 @@ struct Offer {
   loader::PidMode pid_mode = loader::PidMode::automatic;
   bool ignore_cpu = false;
   bool overwrite_files = false;
+  bool changed_files = false;  ///< open files are taken as they are there
   bool any_address = false;  ///< sockets whose address isn't there get any
   bool spooled = false;      ///< the image comes through the spool: a file named for the move
   bool attended = false;     ///< a ghost at the origin stays connected to the child

@@ -186,6 +186,7 @@ void Reception::make_restore() {
   options.pid_mode = offer_.pid_mode;
   options.ignore_cpu = offer_.ignore_cpu;
   options.overwrite_files = offer_.overwrite_files;
+  options.changed_files = offer_.changed_files;
   options.any_address = offer_.any_address;
   options.original_waits = offer_.move;
   options.stdio_output = options.stdio_error = log_.get();

@@ -56,6 +56,7 @@ Offer make_offer(const tracer::Examination& examination, const SendOptions& opti
   offer.pid_mode = options.pid_mode;
   offer.ignore_cpu = options.ignore_cpu;
   offer.overwrite_files = options.overwrite_files;
+  offer.changed_files = options.changed_files;
   offer.needs = examination.needs;
   offer.pid = examination.tids.front();
   offer.tids = examination.tids;

@@ -16,6 +16,7 @@ struct SendOptions {
   loader::PidMode pid_mode = loader::PidMode::automatic;
   bool ignore_cpu = false;
   bool overwrite_files = false;
+  bool changed_files = false;
   bool any_address = false;  ///< sockets whose address isn't there get any
   std::string spool;  ///< the image goes through this directory; empty: through the connection
   bool shares_with_parent = false;  ///< others read here what the child may read: only on demand

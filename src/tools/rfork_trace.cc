@@ -44,7 +44,8 @@ struct Arguments {
   bool move = false, thin = false, no_ghost = false, attach = false;
   bool drop_locks = false, drop_timers = false, drop_attributes = false, leave_children = false;
   bool drop_connections = false;
-  bool ignore_cpu = false, overwrite_files = false, any_address = false;
+  bool ignore_cpu = false, overwrite_files = false, changed_files = false;
+  bool any_address = false;
   bool json = false, verbose = false;
   // From rfork/rfork.h.
   int report = -1;
@@ -121,6 +122,8 @@ void add_options(CLI::App& app, Arguments& arguments) {
   app.add_flag("--ignore-cpu", arguments.ignore_cpu, "Accept a CPU that lacks what this one has");
   app.add_flag("--overwrite-files", arguments.overwrite_files,
                "Replace files there that have other contents");
+  app.add_flag("--changed-files", arguments.changed_files,
+               "Take open files as they are there by now");
   app.add_flag("--json", arguments.json, "The result as one line of JSON on standard output");
   app.add_flag("-v,--verbose", arguments.verbose, "Say what differs there, and more figures");
   add_options_of_header(app, arguments);
@@ -307,6 +310,7 @@ session::SendOptions send_options(const Arguments& arguments) {
   options.pid_mode = pid_mode(arguments);
   options.ignore_cpu = arguments.ignore_cpu;
   options.overwrite_files = arguments.overwrite_files;
+  options.changed_files = arguments.changed_files;
   options.any_address = arguments.any_address;
   const bool asked = arguments.report >= 0;  // by the process itself
   options.ghost = options.capture.move && arguments.output.empty() && !arguments.no_ghost &&

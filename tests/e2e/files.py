@@ -3,6 +3,7 @@
 
 replaced    another file has the name: refused, not opened
 cut         the file is shorter: refused with both sizes; --changed-files goes on with it as it is
+changed     the destination has another version
 grown       the file is longer: said
 fifo        a FIFO that nobody has open any more gets its contents back; one that is gone is made
 one-end     a FIFO of which the process has the reading end only
@@ -19,7 +20,7 @@ import harness
 from harness import REFUSED, expect
 
 
-def start(world, code):
+def start(world, code, host=None):
     """A Python program that says when it is ready, and goes on when FOLDER/go is there."""
     program = world.start(["/usr/bin/python3", "-c", f"""
 import ctypes, os, select, struct, sys, time
@@ -27,7 +28,7 @@ def ready():
     print("ready", flush=True)
     while not os.path.exists("go"): time.sleep(0.01)
 {code}
-"""])
+"""], host)
     expect(program.line().startswith("ready"), "it isn't ready")
     return program
 
@@ -84,6 +85,33 @@ def grown(world):
         file.write(" and more")
     world.go()
     restore(world, image).expect(0, out="iginal and more\n", err="from 8 to 17 bytes")
+
+
+def changed(world):
+    """The destination has another version of an open file: refused before the freeze, or taken as it is there."""
+    here, there = world.two_hosts()
+    folder = world.folder / "folder"
+    folder.mkdir()
+    folder.chmod(0o777)
+    (folder / "data").write_text("original")
+    own(world, "folder/data")
+    there.call("mount", "-t", "tmpfs", "other", str(folder))
+    there.call("sh", "-c", f"echo -n another > {folder}/data && chmod 666 {folder}/data")
+    daemon = harness.Daemon(world, there)
+    program = start(world, READ_FILE.replace("data", "folder/data"), host=here)
+    to = {"host": here, "key": daemon.key}
+    name = str(folder / "data")
+    says = f"{name} exists there with other contents; --overwrite-files replaces it by the origin's, --changed-files takes"
+    world.trace(program.pid, daemon.address, **to).refused(REFUSED, says)
+    said = world.trace(program.pid, "--check", "--json", daemon.address, **to).expect(REFUSED).json()
+    expect([reason["what"] for reason in said["reasons"]] == [f"{name} exists there with other contents"], f"{said}")
+    world.trace(program.pid, "--check", "--changed-files", daemon.address, **to).expect(0, out=f"{name} is another file")
+    said = world.trace(program.pid, "--verbose", "--changed-files", daemon.address, **to)
+    said.expect(0, err=f"{name} is another file here (7 bytes) than the one that was open (8 bytes)")
+    child = daemon.child_id()
+    world.go()
+    program.wait().expect(0, out="iginal\n")
+    daemon.finished(child).expect(0, out="other\n")
 
 
 def fifo(world):
@@ -160,7 +188,7 @@ def own(world, name):
         os.chown(world.folder / name, harness.ORDINARY, harness.ORDINARY)
 
 
-CASES = {"replaced": replaced, "cut": cut, "grown": grown, "fifo": fifo, "one-end": one_end,
+CASES = {"replaced": replaced, "cut": cut, "grown": grown, "changed": changed, "fifo": fifo, "one-end": one_end,
          "watches": watches, "tail": tail}
 
 if __name__ == "__main__":

@@ -307,8 +307,7 @@ TEST_CASE("a child that isn't let go is ended, and its files go") {
     CHECK(refusal([&] { tiny::run(program); }) ==
           file.path +
               " exists here with other contents: 14 bytes instead of 5 bytes; "
-              "--overwrite-files replaces it by the image's, rfork-run --changed-files takes it "
-              "as it is");
+              "--overwrite-files replaces it by the image's, --changed-files takes it as it is");
     CHECK(read_file(file.path) == "other contents");
     Options options;
     options.overwrite_files = true;
@@ -346,7 +345,7 @@ TEST_CASE("files that aren't as they were are refused by name") {
     CHECK(refusal([&] { tiny::run(program); }) ==
           "the open file " + path +
               " was cut from 9 to 4 bytes since the capture; "
-              "rfork-run --changed-files goes on with it as it is");
+              "--changed-files goes on with it as it is");
     Options options;
     options.changed_files = true;
     const auto outcome = tiny::run(program, options);
