@@ -45,8 +45,10 @@ void check_preface(std::span<const std::byte, kPrefaceSize> bytes, Role role, Mo
   }
   const unsigned version = static_cast<unsigned>(bytes[8]) | (static_cast<unsigned>(bytes[9]) << 8);
   if (version != kProtocolVersion) {
-    refuse(fmt::format(" speaks protocol {}, this is {}", version, kProtocolVersion),
-           "install the same version of rfork on both hosts");
+    refuse(
+        fmt::format(" runs {} rfork: it speaks protocol {}, this is {}",
+                    version < kProtocolVersion ? "an older" : "a later", version, kProtocolVersion),
+        "install the same version of rfork on both hosts");
   }
   const Mode theirs = static_cast<Mode>(bytes[10]);
   if (client && theirs == Mode::busy) {

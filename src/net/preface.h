@@ -16,7 +16,7 @@
 
 namespace rfork::net {
 
-inline constexpr uint16_t kProtocolVersion = 1;
+inline constexpr uint16_t kProtocolVersion = 2;
 inline constexpr size_t kPrefaceSize = 16;
 inline constexpr size_t kPrefaceMagicSize = 8;
 

@@ -73,6 +73,25 @@ def no_rforkd(world):
     unharmed(world, target)
 
 
+def older(world):
+    """rforkd of another version: the greeting tells, whatever is asked."""
+    target = world.target("steady")
+
+    def greets_with(version):
+        def greet(connection):
+            connection.sendall(b"\x89RFORK\r\n" + version.to_bytes(2, "little") + bytes(6))
+            connection.recv(1000)
+        return greet
+
+    for version, words in ((1, "runs an older rfork: it speaks protocol 1, this is 2"),
+                           (3, "runs a later rfork: it speaks protocol 3, this is 2")):
+        address = Listener(greets_with(version)).address
+        refuse(world, target, address, [REFUSED], f"{address} {words}; install the same version")
+        said = world.trace("--check", "--json", target.real_pid, address).expect(REFUSED).json()
+        expect(said["reasons"][0]["what"] == f"{address} {words}", f"{said}")
+    unharmed(world, target)
+
+
 def other_key(world):
     target = world.target("steady")
     daemon = harness.Daemon(world, None)
@@ -152,7 +171,7 @@ def stopping(world):
                        " Z " in open(f"/proc/{pid}/stat", encoding="utf-8").read(), "the child ends too")
 
 
-CASES = {"nobody": nobody, "no-rforkd": no_rforkd, "other-key": other_key, "users": users,
+CASES = {"nobody": nobody, "no-rforkd": no_rforkd, "older": older, "other-key": other_key, "users": users,
          "loopback-only": loopback_only, "stopping": stopping}
 
 if __name__ == "__main__":

@@ -175,7 +175,9 @@ TEST_CASE("prefaces tell which ends can't talk") {
   CHECK_THAT(said({kProtocolVersion, Mode::plain}, Role::server, Mode::key),
              Contains("b came without a key"));
   CHECK_THAT(said({3, Mode::plain}, Role::client, Mode::plain),
-             Contains("b speaks protocol 3, this is 1"));
+             Contains("b runs a later rfork: it speaks protocol 3, this is 2"));
+  CHECK_THAT(said({1, Mode::plain}, Role::client, Mode::plain),
+             Contains("b runs an older rfork: it speaks protocol 1, this is 2; install the same"));
   CHECK_THAT(said({kProtocolVersion, Mode::busy}, Role::client, Mode::key), Contains("too many"));
   CHECK_THAT(said({kProtocolVersion, Mode::user}, Role::client, Mode::plain), Contains("user"));
   auto garbage = encode_preface({});
