@@ -80,10 +80,30 @@ OpenFiles::Opened OpenFiles::check_device(const Description& description) {
   return opened;
 }
 
+namespace {
+
+/// The thread of which `/proc/self/task/TID/…` tells, which is the same to it as
+/// `/proc/thread-self/…`; 0: none but the leader. Its number may be another one here.
+int32_t thread_of(const image::Process& process, std::string& path) {
+  constexpr std::string_view kTask = "/proc/self/task/";
+  if (!path.starts_with(kTask)) return 0;
+  const size_t end = std::min(path.find('/', kTask.size()), path.size());
+  const std::string number = path.substr(kTask.size(), end - kTask.size());
+  for (size_t i = 1; i < process.threads.size(); ++i) {
+    if (std::to_string(process.threads[i].tid) != number) continue;
+    path.replace(0, end, "/proc/thread-self");
+    return process.threads[i].tid;
+  }
+  return 0;
+}
+
+}  // namespace
+
 /// The child opens it: what /proc/self is is its own.
 OpenFiles::Opened OpenFiles::check_kernel_file(const Description& description) {
   Opened opened;
   opened.child_path = description.path;
+  opened.thread = thread_of(process_, opened.child_path);
   opened.flags = reopen_flags(description.flags) & ~O_NOFOLLOW;  // /proc/self is a link
   opened.offset = description.offset;
   struct stat status;

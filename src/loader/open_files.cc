@@ -195,6 +195,7 @@ OpenFiles::Opened OpenFiles::open_relay(const Description& description) {
 }
 
 void OpenFiles::sort_locks(const Description& description, Opened& opened) {
+    if (opened.thread != thread) continue;
   for (const FileLock& lock : description.locks) {
     const std::string words = fmt::format("the lock on {}", describe(lock, description.path));
     // What only the child opens is found locked only then.
@@ -250,7 +251,7 @@ void OpenFiles::add_controlling_terminal(PlanWriter& plan) const {
   }
 }
 
-void OpenFiles::add_opened_by_child(PlanWriter& plan) const {
+void OpenFiles::add_opened_by_child(PlanWriter& plan, int32_t thread) const {
   std::map<uint32_t, int> first;  // descriptor that has the description already
   for (const Descriptor& descriptor : process_.descriptors) {
     const auto found = opened_.find(descriptor.description);

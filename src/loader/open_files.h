@@ -52,8 +52,9 @@ class OpenFiles {
   /// Gives timers their time. After GO.
   void add_timers(PlanWriter& plan) const;
   /// Opens what only the child can open (directories in its own mount namespace, /proc/self). With
-  /// the child's own user.
-  void add_opened_by_child(PlanWriter& plan) const;
+  /// the child's own user. What a thread but the leader opens, which calls it by its old id, is
+  /// only its own: /proc/thread-self.
+  void add_opened_by_child(PlanWriter& plan, int32_t thread) const;
   /// Opens the child's own pidfds, when all other descriptors are in place.
   void add_pidfds(PlanWriter& plan) const;
 
@@ -70,6 +71,7 @@ class OpenFiles {
     UniqueFd own;
     int fd = -1;             ///< own or borrowed
     std::string child_path;  ///< opened by the child instead
+    int32_t thread = 0;      ///< which of its threads, by the image's number; 0: the leader
     int flags = 0;
     int64_t offset = 0;
     std::map<Locks, std::vector<image::FileLock>> locks;

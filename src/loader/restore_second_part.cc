@@ -71,7 +71,8 @@ void Restore::State::write_second_part() {
                               place_.keep_ids,
                               spawned_->drop_capabilities,
                               exit_address,
-                              plan_->data(std::as_bytes(std::span(tids)))};
+                              plan_->data(std::as_bytes(std::span(tids))),
+                              [&](int32_t tid) { open_files_->add_opened_by_child(*plan_, tid); }};
   const std::vector<OpRange> bodies = add_thread_bodies(*plan_, input);
   const ExeLink exe = exe_link();
   const uint64_t exe_operation = add_exe_operation(*plan_, process_, exe);
@@ -125,7 +126,7 @@ void Restore::State::add_last_steps(const ThreadPlanInput& input) {
   } else {
     add_working_directory(*plan_, settings_);
   }
-  open_files_->add_opened_by_child(*plan_);
+  open_files_->add_opened_by_child(*plan_, 0);
   open_files_->add_pidfds(*plan_);
   open_files_->add_messages(*plan_);
   open_files_->add_watches(*plan_);

@@ -210,6 +210,7 @@ std::vector<OpRange> add_thread_bodies(PlanWriter& plan, const ThreadPlanInput& 
     add_thread_state(plan, input, i);
     add_pending(plan, input.process, input.process.threads[i]);
     add_credentials(plan, input, i);
+    input.add_own_files(input.process.threads[i].tid);
     plan.op(OpKind::arrive, {}, "arrive");
     add_leave(plan, input, i);
     bodies.push_back({first, plan.next() - first});

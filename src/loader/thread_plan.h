@@ -2,6 +2,7 @@
 // its signals, its user.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -23,6 +24,7 @@ struct ThreadPlanInput {
   bool drop_capabilities = false;
   uint64_t exit_code = 0;  ///< its address in the child
   uint64_t tids = 0;       ///< where each thread writes its tid, an int32_t each
+  std::function<void(int32_t tid)> add_own_files = [](int32_t) {};  ///< what a thread opens itself
 };
 
 struct OpRange {

@@ -37,11 +37,20 @@ long file_system_of(pid_t pid, int fd) {
   return file_system.f_type;
 }
 
-/// The pid that the process has in its own namespace.
-std::string inner_pid(pid_t pid) {
-  const auto text = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/status", pid));
+/// The number that a process or thread, `of` in /proc, has in its own pid namespace.
+std::string inner_number(const std::string& of) {
+  const auto text = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/status", of));
   const std::string ids = text ? value_of(*text, "NSpid").value_or("") : "";
   return ids.substr(ids.find_last_of('\t') + 1);
+}
+
+/// `/task/TID/x` with the number that the process itself has for its thread.
+std::string own_task_path(pid_t pid, const std::string& rest) {
+  constexpr std::string_view kTask = "/task/";
+  const size_t end = std::min(rest.find('/', kTask.size()), rest.size());
+  const std::string number = rest.substr(kTask.size(), end - kTask.size());
+  const std::string inner = inner_number(fmt::format("{}/task/{}", pid, number));
+  return inner.empty() ? rest : std::string(kTask) + inner + rest.substr(end);
 }
 
 /// /proc/PID/x as /proc/self/x for the process's own PID, and so with its leader's task/PID. Empty:
@@ -52,11 +61,12 @@ std::string own_path(pid_t pid, const std::string& path) {
   const size_t end = std::min(path.find('/', kProc.size()), path.size());
   const std::string number = path.substr(kProc.size(), end - kProc.size());
   if (number.empty() || number.find_first_not_of("0123456789") != std::string::npos) return path;
-  if (number != std::to_string(pid) && number != inner_pid(pid)) return {};
+  if (number != std::to_string(pid) && number != inner_number(std::to_string(pid))) return {};
   const std::string rest = path.substr(end), task = "/task/" + number;
   if (rest == task || rest.starts_with(task + "/")) {
     return "/proc/thread-self" + rest.substr(task.size());
   }
+  if (rest.starts_with("/task/")) return "/proc/self" + own_task_path(pid, rest);
   return "/proc/self" + rest;
 }
 

@@ -2,11 +2,14 @@
 // host's; pidfds of the process itself.
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 
 #include "target.h"
@@ -40,6 +43,19 @@ void check_pidfd(int fd) {
   MUST(syscall(SYS_pidfd_send_signal, fd, 0, nullptr, 0));
 }
 
+std::atomic<pid_t> other_thread{0};
+std::atomic<bool> released{false};
+
+void* run_other(void*) {
+  other_thread = gettid();
+  while (!released) usleep(1000);
+  char name[16];
+  MUST(prctl(PR_GET_NAME, name));
+  EXPECT_TEXT(name, "from afar");
+  other_thread = gettid();
+  return nullptr;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -62,6 +78,13 @@ int main(int argc, char** argv) {
   const int same = MUST(fcntl(pidfd, F_DUPFD, 500));
   const int of_thread = open_pidfd(O_EXCL);  // PIDFD_THREAD, since Linux 6.9
   static volatile int in_memory = 1;
+  pthread_t other;
+  EXPECT_EQ(pthread_create(&other, nullptr, run_other, nullptr), 0);
+  while (other_thread == 0) usleep(1000);
+  const std::string of_other = "/proc/self/task/" + std::to_string(other_thread);
+  const int other_name = MUST(open((of_other + "/comm").c_str(), O_RDWR));
+  const int again = MUST(dup(other_name));
+  const int other_folder = MUST(open(of_other.c_str(), O_RDONLY | O_DIRECTORY));
 
   target::ready();
   target::wait_for_go();
@@ -95,5 +118,12 @@ int main(int argc, char** argv) {
   EXPECT_EQ(fcntl(same, F_GETFD), 0);
   EXPECT_EQ(fcntl(same, F_GETFL) & O_NONBLOCK, O_NONBLOCK);
   if (of_thread >= 0) check_pidfd(of_thread);
+  EXPECT_EQ(write(again, "from afar", 9), 9);
+  EXPECT_EQ(fcntl(other_name, F_GETFD), 0);
+  const int other_status = MUST(openat(other_folder, "status", O_RDONLY));
+  const long number = field(contents(other_status), "Pid:");
+  released = true;
+  EXPECT_EQ(pthread_join(other, nullptr), 0);
+  EXPECT_EQ(number, other_thread);
   target::finish();
 }
