@@ -24,7 +24,7 @@ constexpr std::array kDescriptionKinds{
     "eventfd", "signalfd",  "timerfd",     "epoll",    "pipe",  "socket",
     "inotify", "fifo",      "kernel_file", "path",     "pidfd"};
 constexpr std::array kRelayTypes{"reader", "writer", "socket", "terminal"};
-constexpr std::array kLockKinds{"posix", "description", "flock"};
+constexpr std::array kLockKinds{"posix", "description", "flock", "lease"};
 constexpr std::array kMappingKinds{"anonymous", "file", "object", "vdso", "vvar"};
 constexpr std::array kTargets{"memory", "object"};
 
@@ -234,20 +234,19 @@ void decode(const json& in, std::array<T, N>& value) {
 
 struct Reader {
   const json& in;
-  template <typename T>
   size_t known = 0;
+  template <typename T>
   void operator()(const char* name, T& value) {
     const auto found = in.find(name);
     if (found == in.end()) throw FieldError(name, "is missing");
-    decode_field(*found, name, value);
     ++known;
+    decode_field(*found, name, value);
   }
   void later(const char* name, auto& value) {
     if (in.contains(name)) (*this)(name, value);
   }
 };
 
-template <typename T>
 /// Takes the names of a struct's fields out of `left`.
 struct NameRemover {
   std::set<std::string>& left;
@@ -268,6 +267,7 @@ void read_fields(const json& in, auto&& visit) {
   throw FieldError(*left.begin(), "is unknown here", true);
 }
 
+template <typename T>
 requires std::is_class_v<T>
 void decode(const json& in, T& value) {
   read_fields(in, [&](auto& visitor) { visit_fields(visitor, value); });

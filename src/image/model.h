@@ -79,12 +79,13 @@ struct Object {
   std::optional<uint32_t> file;
 };
 
-/// An advisory lock on a file: fcntl_locking(2), flock(2).
+/// An advisory lock on a file, or a lease: fcntl_locking(2), flock(2), fcntl(2).
 struct FileLock {
   enum class Kind : uint8_t {
     posix,        ///< F_SETLK: the process's, through whatever description it was made
     description,  ///< F_OFD_SETLK
     flock,        ///< the description's, on the whole file
+    lease,        ///< F_SETLEASE: the description's, on the whole file
   };
   Kind kind = Kind::posix;
   bool exclusive = false;  ///< F_WRLCK, LOCK_EX

@@ -33,7 +33,10 @@ UniqueFd reopen(int fd, int flags) {
 }
 
 HostFiles::HostFiles(const image::Snapshot& snapshot, const Options& options, Findings& findings)
-    : snapshot_(snapshot), options_(options), findings_(findings) {
+    : snapshot_(snapshot),
+      options_(options),
+      findings_(findings),
+      leases_(image::Leases::of_this_host()) {
   same_boot_ = read_file("/proc/sys/kernel/random/boot_id").starts_with(snapshot.host.boot_id) &&
                !snapshot.host.boot_id.empty();
   for (const Object& object : snapshot.objects) {
@@ -156,6 +159,10 @@ HostFiles::Contents HostFiles::carried_file(const Object& object) {
     findings_.refuse(fmt::format("the image carries contents of no known file ({})", object.name));
     return contents;
   }
+  if (would_break_lease(there->path, O_RDONLY)) {
+    refused_files_.insert(there->id);
+    return contents;
+  }
   bool replace = false;
   if (UniqueFd here = try_open(there->path, O_RDONLY)) {
     const File found = image::identify(here.get(), there->path);
@@ -186,6 +193,11 @@ HostFiles::Contents HostFiles::carried_file(const Object& object) {
   for (const std::string& directory : made) findings_.warn("created directory " + directory);
   contents.sink = {Sink::Kind::file, contents.fd.get(), 0};
   return contents;
+}
+
+void HostFiles::let_go() {
+  for (auto& [id, contents] : objects_) contents.fd.reset(), contents.read_only.reset();
+  for (auto& [id, mapped] : files_) mapped.own.reset(), mapped.writable.reset();
 }
 
 Sink HostFiles::sink(uint32_t id) const {
@@ -261,8 +273,9 @@ void HostFiles::find_file(const File& file, const Mapping& mapping) {
   } else if (carried != carried_files_.end() && objects_[carried->second->id].fd) {
     mapped.read_only = objects_[carried->second->id].fd.get();
     mapped.writable = reopen(mapped.read_only, O_RDWR);
-  } else if ((mapping.shared && (mapped.own = open_same_inode(file))) ||
-             (mapped.own = image::open_same(file, same_boot_))) {
+  } else if (!leases_.broken_by_open(file.path, O_RDONLY) &&
+             ((mapping.shared && (mapped.own = open_same_inode(file))) ||
+              (mapped.own = image::open_same(file, same_boot_)))) {
     mapped.read_only = mapped.own.get();
   } else if (pages != file_pages_.end()) {
     stand_in(file, *pages->second, mapped);
@@ -372,10 +385,34 @@ UniqueFd HostFiles::open_description(const Description& description) {
   return open_named(description, *file, flags);
 }
 
+/// Who holds a lease is asked to give it up by whoever opens the file: what a copy must not do to
+/// its original.
+bool HostFiles::would_break_lease(const std::string& path, int flags) {
+  const auto holder = leases_.broken_by_open(path, flags);
+  if (holder) refuse_leased(path, fmt::format("process {}", *holder));
+  return holder.has_value();
+}
+
+void HostFiles::refuse_leased(const std::string& path, const std::string& holder) {
+  findings_.refuse(
+      fmt::format("{} is under a lease of {} here (fcntl(2), F_SETLEASE), which to open it would "
+                  "break",
+                  path, holder),
+      "end that process, or go on without the file with --drop-fd N");
+}
+
 UniqueFd HostFiles::open_named(const Description& description, const File& file, int flags) {
-  UniqueFd fd = try_open(description.path, flags);
+  if (would_break_lease(description.path, flags)) return {};
+  // O_NONBLOCK: a lease that isn't seen from here must not hold us up.
+  UniqueFd fd = try_open(description.path, flags | O_NONBLOCK);
   if (!fd && errno == EPERM && (flags & O_NOATIME) != 0)
-    fd = try_open(description.path, flags & ~O_NOATIME);
+    fd = try_open(description.path, (flags & ~O_NOATIME) | O_NONBLOCK);
+  if (!fd && errno == EWOULDBLOCK) {
+    refuse_leased(description.path, "a process that can't be seen");
+    return {};
+  }
+  if (fd && (flags & O_NONBLOCK) == 0)
+    ::fcntl(fd.get(), F_SETFL, ::fcntl(fd.get(), F_GETFL) & ~O_NONBLOCK);
   if (!fd) {
     const int reason = errno;
     findings_.refuse(fmt::format("the open file {} can't be opened here: {}", description.path,

@@ -13,6 +13,7 @@
 
 #include "base/unique_fd.h"
 #include "image/format.h"
+#include "image/leases.h"
 #include "loader/created_files.h"
 #include "loader/findings.h"
 #include "loader/restore.h"
@@ -55,6 +56,8 @@ class HostFiles {
   int contents_of(uint32_t object) const;
   /// The image was taken under the kernel that runs here.
   bool same_boot() const { return same_boot_; }
+  /// Closes what this process opened: the child has it, and who asks for a lease must be alone.
+  void let_go();
   /// The names of created files appear.
   void keep() { created_.keep(); }
   CreatedFiles& created() { return created_; }
@@ -84,11 +87,14 @@ class HostFiles {
   UniqueFd open_named(const image::Description& description, const image::File& file, int flags);
   bool accept(std::string difference, bool accepted, std::string advice);
   bool check_same(const image::Description& description, const image::File& there, int fd);
+  bool would_break_lease(const std::string& path, int flags);
+  void refuse_leased(const std::string& path, const std::string& holder);
 
   const image::Snapshot& snapshot_;
   const Options& options_;
   Findings& findings_;
   bool same_boot_ = false;
+  image::Leases leases_;
   CreatedFiles created_;
   std::map<uint32_t, Contents> objects_;
   std::map<uint32_t, MappedFile> files_;

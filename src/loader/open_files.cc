@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -20,51 +19,9 @@ namespace rfork::loader {
 
 using image::Description;
 using image::Descriptor;
-using image::FileLock;
 using plan::OpKind;
 
 namespace {
-
-/// The system call that takes a lock: fcntl with `range`, or flock, which has no argument more.
-struct LockCall {
-  long number = SYS_fcntl;
-  uint64_t command = 0;
-  struct flock range {};
-};
-
-LockCall call_for(const FileLock& lock, bool wait) {
-  LockCall call;
-  if (lock.kind == FileLock::Kind::flock) {
-    call.number = SYS_flock;
-    call.command = static_cast<uint64_t>(lock.exclusive ? LOCK_EX : LOCK_SH) |
-                   static_cast<uint64_t>(wait ? 0 : LOCK_NB);
-    return call;
-  }
-  const bool of_process = lock.kind == FileLock::Kind::posix;
-  call.command = static_cast<uint64_t>(wait ? (of_process ? F_SETLKW : F_OFD_SETLKW)
-                                            : (of_process ? F_SETLK : F_OFD_SETLK));
-  call.range.l_type = lock.exclusive ? F_WRLCK : F_RDLCK;
-  call.range.l_whence = SEEK_SET;
-  call.range.l_start = static_cast<off_t>(lock.start);
-  call.range.l_len = static_cast<off_t>(lock.size);
-  return call;
-}
-
-/// Whether no other process here holds it against us. A lock of the description is taken already by
-/// asking.
-bool may_take(int fd, const FileLock& lock) {
-  LockCall call = call_for(lock, false);
-  if (call.number == SYS_flock) {
-    return ::flock(fd, static_cast<int>(call.command)) == 0 || errno != EWOULDBLOCK;
-  }
-  return ::fcntl(fd, F_OFD_GETLK, &call.range) != 0 || call.range.l_type == F_UNLCK;
-}
-
-std::string describe(const FileLock& lock, const std::string& path) {
-  if (lock.kind == FileLock::Kind::flock) return path;
-  if (lock.size == 0) return fmt::format("bytes {} to the end of {}", lock.start, path);
-  return fmt::format("bytes {} to {} of {}", lock.start, lock.start + lock.size - 1, path);
-}
 
 BindOptions bind_options(const image::Snapshot& snapshot, const Options& options) {
   BindOptions bind;
@@ -194,25 +151,6 @@ OpenFiles::Opened OpenFiles::open_relay(const Description& description) {
   return opened;
 }
 
-void OpenFiles::sort_locks(const Description& description, Opened& opened) {
-    if (opened.thread != thread) continue;
-  for (const FileLock& lock : description.locks) {
-    const std::string words = fmt::format("the lock on {}", describe(lock, description.path));
-    // What only the child opens is found locked only then.
-    if (opened.fd < 0 || description.kind == Description::Kind::stdio ||
-        may_take(opened.fd, lock)) {
-      opened.locks[Locks::free].push_back(lock);
-    } else if (options_.original_waits) {
-      opened.locks[Locks::of_original].push_back(lock);
-    } else if (options_.drop_locks || !snapshot_.moved) {
-      findings_.warn(words + " is held by another process here, and the child goes on without it");
-    } else {
-      findings_.refuse(words + " is held by another process here",
-                       "end that process (lslocks names it), or go on without with --drop-locks");
-    }
-  }
-}
-
 void OpenFiles::hand(HandedFds& handed) const {
   for (const auto& [id, opened] : opened_) {
     if (opened.fd >= 0) handed(opened.fd);
@@ -257,6 +195,7 @@ void OpenFiles::add_opened_by_child(PlanWriter& plan, int32_t thread) const {
     const auto found = opened_.find(descriptor.description);
     if (found == opened_.end() || found->second.child_path.empty()) continue;
     const Opened& opened = found->second;
+    if (opened.thread != thread) continue;
     const auto number = static_cast<uint64_t>(descriptor.fd);
     const uint64_t cloexec = descriptor.close_on_exec ? O_CLOEXEC : 0u;
     if (const auto known = first.find(descriptor.description); known != first.end()) {
@@ -337,36 +276,6 @@ void OpenFiles::add_timers(PlanWriter& plan) const {
   for_each_of(Description::Kind::timerfd, [&](int fd, const Description& description) {
     arm_timer(plan, fd, description.timer, snapshot_.realtime_ns);
   });
-}
-
-void OpenFiles::add_locks(PlanWriter& plan, Locks which) const {
-  const bool wait = which == Locks::of_original;
-  std::set<uint32_t> done;
-  for (const Descriptor& descriptor : process_.descriptors) {
-    const auto opened = opened_.find(descriptor.description);
-    if (opened == opened_.end() || !done.insert(descriptor.description).second) continue;
-    const auto locks = opened->second.locks.find(which);
-    if (locks == opened->second.locks.end()) continue;
-    const Description& description =
-        *image::find_id(snapshot_.descriptions, descriptor.description);
-    for (const FileLock& lock : locks->second) {
-      const LockCall call = call_for(lock, wait);
-      const auto fd = static_cast<uint64_t>(descriptor.fd);
-      const uint64_t argument = call.number == SYS_fcntl ? plan.value(call.range) : 0;
-      const std::string words = "lock " + describe(lock, description.path);
-      // After GO nothing can be refused any more.
-      if (wait) {
-        plan.try_call(call.number, {fd, call.command, argument}, words);
-      } else {
-        plan.call(call.number, {fd, call.command, argument}, words);
-      }
-    }
-  }
-}
-
-bool OpenFiles::waits_for_locks() const {
-  return std::ranges::any_of(
-      opened_, [](const auto& entry) { return entry.second.locks.contains(Locks::of_original); });
 }
 
 }  // namespace rfork::loader

@@ -92,6 +92,8 @@ class OpenFiles {
   void for_each_of(image::Description::Kind kind,
                    const std::function<void(int, const image::Description&)>& visit) const;
   void sort_locks(const image::Description& description, Opened& opened);
+  bool may_have_lease(const image::Description& description, const Opened& opened,
+                      const image::FileLock& lock);
 
   const image::Snapshot& snapshot_;
   const image::Process& process_;

@@ -90,6 +90,7 @@ void Restore::State::write_second_part() {
   add_thread_state(*plan_, input, 0);
   add_last_steps(input);
 
+  files_->let_go();
   // Memory first, then the leader; the bodies between them are the threads'.
   for (const auto& [first, end] :
        {std::pair{plan_->header().first_count, memory_end}, {leader, plan_->next()}}) {

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/io.h"
 #include "image/files.h"
+#include "image/leases.h"
 
 namespace rfork::session {
 
@@ -20,13 +21,14 @@ void raise_descriptor_limit() {
   (void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-enum class Here { absent, same, other };
+enum class Here { absent, same, other, leased };
 
-Here look_for(const image::File& there, bool same_boot) {
+Here look_for(const image::File& there, bool same_boot, const image::Leases& leases) {
   // A path of the client's may name a device or a FIFO here, and opening those has effects.
   struct stat facts {};
   if (::stat(there.path.c_str(), &facts) != 0) return Here::absent;
   if (!S_ISREG(facts.st_mode)) return Here::other;
+  if (leases.broken_by_open(facts.st_dev, facts.st_ino, O_RDONLY)) return Here::leased;
   const UniqueFd fd = try_open(there.path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
   if (!fd) return Here::absent;  // the restore finds out, with the rights that it has then
   const image::File here = image::identify(fd.get(), there.path);
@@ -53,21 +55,30 @@ std::map<uint32_t, int> PresentFiles::by_id(const std::vector<image::File>& file
 PresentFiles check_files(const Offer& offer, bool same_boot, std::vector<Reason>& reasons) {
   raise_descriptor_limit();
   PresentFiles present;
+  const auto leases = image::Leases::of_this_host();
   for (const image::File& file : offer.mapped_files) {
     if (present.mapped.contains(file.path)) continue;
+    if (leases.broken_by_open(file.path, O_RDONLY)) continue;
     UniqueFd fd = image::open_same(file, same_boot);
     if (!fd) continue;
     present.paths.insert(file.path);
     present.mapped.emplace(file.path, PresentFiles::Mapped{file, std::move(fd)});
   }
   for (const image::File& file : offer.open_files) {
-    const Here here = look_for(file, same_boot);
+    const Here here = look_for(file, same_boot, leases);
     if (here == Here::same || (here == Here::other && offer.changed_files))
       present.paths.insert(file.path);
+    if (here == Here::leased) {
+      reasons.push_back(
+          {file.path +
+               " is under a lease of another process there (fcntl(2), F_SETLEASE), which to "
+               "open it would break",
+           "end that process, or go on without the file with --drop-fd N"});
+    }
     if (here == Here::other && !offer.overwrite_files && !offer.changed_files) {
-      reasons.push_back({file.path + " exists there with other contents",
-                         "--overwrite-files replaces it by the origin's, --changed-files takes "
-                         "it as it is"});
+      reasons.push_back(
+          {file.path + " exists there with other contents",
+           "--overwrite-files replaces it by the origin's, --changed-files takes it as it is"});
     }
   }
   return present;

@@ -171,6 +171,21 @@ void add_whole_object(std::vector<Piece>& pieces, const Object& object, int fd) 
 
 }  // namespace
 
+namespace {
+
+// What is under a write lease of the process is read through its own descriptor: to open it would
+// break the lease.
+UniqueFd open_contents(const Inventory& inventory, pid_t pid, const image::File& file) {
+  const auto leased = inventory.leased_files.find(file.id);
+  if (leased == inventory.leased_files.end()) return open_in_process(pid, file.path, O_RDONLY);
+  UniqueFd fd = duplicate_descriptor(pid, leased->second);
+  if (fd && (::fcntl(fd.get(), F_GETFL) & O_ACCMODE) != O_WRONLY) return fd;
+  errno = EWOULDBLOCK;
+  return {};
+}
+
+}  // namespace
+
 void add_file_objects(Inventory& inventory, pid_t pid, const ContentsOptions& options) {
   if (options.thin) return;
   std::vector<Reason> reasons;
@@ -178,7 +193,7 @@ void add_file_objects(Inventory& inventory, pid_t pid, const ContentsOptions& op
     const bool whole = inventory.open_files.contains(file.id);
     if (options.present.contains(file.path)) continue;
     if (!whole && !inventory.mapped_files.contains(file.id)) continue;
-    UniqueFd fd = open_in_process(pid, file.path, O_RDONLY);
+    UniqueFd fd = open_contents(inventory, pid, file);
     if (!fd && whole) {
       reasons.push_back({fmt::format("the contents of {} can't be read: {}", file.path,
                                      std::generic_category().message(errno)),

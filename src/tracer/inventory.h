@@ -38,6 +38,8 @@ struct Inventory {
                                     ///< contents matter as a whole
   std::set<uint32_t> written_files;  ///< those of them that the process may write
   std::set<uint32_t> mapped_files;  ///< File ids that mappings or the executable name
+  std::map<uint32_t, int> leased_files;  ///< File ids under a write lease of the process, with its
+                                         ///< descriptor: not to be opened
   uint32_t executable = 0;
   bool executable_deleted = false;
   std::map<uint32_t, UniqueFd> relays;  ///< the process's own end, by Description id

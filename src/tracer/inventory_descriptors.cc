@@ -14,10 +14,10 @@
 #include <cstdlib>
 #include <functional>
 #include <span>
-#include <variant>
 
 #include "base/io.h"
 #include "tracer/descriptor_owner.h"
+#include "tracer/file_locks.h"
 #include "tracer/inotify_watches.h"
 #include "tracer/inventory.h"
 #include "tracer/inventory_sockets.h"
@@ -46,7 +46,7 @@ struct OpenFd {
   int32_t flags = 0;
   bool close_on_exec = false;
   std::string info;  // fdinfo
-  std::vector<std::variant<image::FileLock, std::string>> locks;
+  Locks locks;
 };
 
 std::vector<int> list_fds(pid_t pid) {
@@ -202,19 +202,30 @@ bool watches_what_it_names(Inventory& inventory, pid_t pid, const OpenFd& open,
   return true;
 }
 
+// To look at it. Whoever opens a file breaks the write lease on it.
+UniqueFd open_to_look(const InventoryInput& input, const OpenFd& open, const std::string& path) {
+  UniqueFd fd;
+  if (!has_write_lease(open.locks)) {
+    fd = open_in_process(input.pid, path, O_RDONLY);
+  } else if ((open.flags & O_ACCMODE) != O_WRONLY) {
+    fd = duplicate_descriptor(open.pid, open.fd);
+  }
+  return fd ? std::move(fd) : open_in_process(input.pid, path, O_PATH);
+}
+
 // A regular file that has its name.
 void describe_named(Inventory& inventory, const InventoryInput& input, const OpenFd& open,
                     Description& description) {
   description.kind = Description::Kind::regular;
   // O_TMPFILE has the bit of O_DIRECTORY in it; a file that was linked later is like any other.
   if ((description.flags & O_TMPFILE) == O_TMPFILE) description.flags &= ~O_TMPFILE;
-  UniqueFd fd = open_in_process(input.pid, description.path, O_RDONLY);
-  if (!fd) fd = open_in_process(input.pid, description.path, O_PATH);
+  const UniqueFd fd = open_to_look(input, open, description.path);
   if (!fd) throw_errno("open", open.path);
   description.file = add_file(inventory, input.earlier, fd.get(), description.path);
   inventory.open_files.insert(*description.file);
   if ((description.flags & O_ACCMODE) != O_RDONLY)
     inventory.written_files.insert(*description.file);
+  if (has_write_lease(open.locks)) inventory.leased_files[*description.file] = open.fd;
 }
 
 // Its name is gone or another file's, but it may have others.
@@ -390,20 +401,6 @@ std::vector<KernelObjectFd> shared_candidates(const std::vector<OpenFd>& opens) 
   return objects;
 }
 
-// Leases and the like ask who opens the file, so they can't be taken again by opening it.
-void add_locks(Inventory& inventory, const OpenFd& open, Description& description) {
-  for (const auto& lock : open.locks) {
-    if (const auto* carried = std::get_if<image::FileLock>(&lock)) {
-      description.locks.push_back(*carried);
-      continue;
-    }
-    inventory.obstacles.push_back(
-        {fmt::format("descriptor {} holds a lock of the kind {} on {}, which can't be carried",
-                     open.fd, std::get<std::string>(lock), open.path),
-         "--drop-locks goes on without it"});
-  }
-}
-
 }  // namespace
 
 UniqueFd duplicate_descriptor(pid_t pid, int fd) {
@@ -460,7 +457,7 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
       continue;
     }
     if (!described) continue;
-    if (!input.drop_locks) add_locks(inventory, open, description);
+    if (!input.drop_locks) add_locks(inventory, open.fd, open.locks, description);
     describe_owner(open.pid, open.fd, description, inventory.obstacles);
     inventory.descriptions.push_back(std::move(description));
     carried.insert(static_cast<uint32_t>(i + 1));

@@ -8,6 +8,7 @@
 #include <cerrno>
 
 #include "base/io.h"
+#include "image/leases.h"
 #include "tracer/inventory.h"
 #include "tracer/special_files.h"
 
@@ -116,8 +117,10 @@ void add_object_mapping(Inventory& inventory, const InventoryInput& input, const
 }
 
 void add_file_mapping(Inventory& inventory, const InventoryInput& input, const MapsLine& line,
-                      Mapping mapping) {
-  UniqueFd fd = open_in_process(input.pid, line.name, O_RDONLY);
+                      const image::Leases& leases, Mapping mapping) {
+  UniqueFd fd;
+  if (!leases.broken_by_open(line.device, line.inode, O_RDONLY))
+    fd = open_in_process(input.pid, line.name, O_RDONLY);
   if (!fd) fd = open_in_process(input.pid, line.name, O_PATH);
   struct stat status {};
   const bool found = fd && ::fstat(fd.get(), &status) == 0;
@@ -179,6 +182,7 @@ void refresh_flags(Inventory& inventory, const std::vector<SmapsEntry>& smaps) {
 }
 
 void add_mappings(Inventory& inventory, const InventoryInput& input) {
+  const auto leases = image::Leases::of_this_host();
   for (const MapsLine& line : input.maps) {
     const SmapsEntry* entry = entry_for(input.smaps, line.range);
     Mapping mapping = common_part(line, entry);
@@ -199,7 +203,7 @@ void add_mappings(Inventory& inventory, const InventoryInput& input) {
     } else if (line.deleted || line.name.starts_with("[anon_shmem:")) {
       add_object_mapping(inventory, input, line, std::move(mapping));
     } else {
-      add_file_mapping(inventory, input, line, std::move(mapping));
+      add_file_mapping(inventory, input, line, leases, std::move(mapping));
     }
   }
 }

@@ -190,19 +190,21 @@ std::array<image::Limit, 16> parse_limits(std::string_view text) {
   return limits;
 }
 
-std::vector<std::variant<image::FileLock, std::string>> parse_locks(std::string_view fdinfo) {
+Locks parse_locks(std::string_view fdinfo) {
   using Kind = image::FileLock::Kind;
-  constexpr std::pair<std::string_view, Kind> kKinds[] = {
-      {"POSIX", Kind::posix}, {"OFDLCK", Kind::description}, {"FLOCK", Kind::flock}};
-  std::vector<std::variant<image::FileLock, std::string>> locks;
+  constexpr std::pair<std::string_view, Kind> kKinds[] = {{"POSIX", Kind::posix},
+                                                          {"OFDLCK", Kind::description},
+                                                          {"FLOCK", Kind::flock},
+                                                          {"LEASE", Kind::lease}};
+  Locks locks;
   for (std::string_view line : split(fdinfo, '\n')) {
     if (trim(take(line, ':')) != "lock") continue;
     // 1: POSIX  ADVISORY  WRITE 4242 00:1f:5678 0 EOF
     const auto words = split(line, ' ');
     if (words.size() < 8) throw std::invalid_argument(std::string(line));
     const auto kind = std::ranges::find(kKinds, words[1], [](const auto& k) { return k.first; });
-    if (kind == std::end(kKinds)) {
-      locks.emplace_back(std::string(words[1]));
+    if (kind == std::end(kKinds) || words[2] == "BREAKING") {
+      locks.emplace_back(kind == std::end(kKinds) ? std::string(words[1]) : kBreakingLease);
       continue;
     }
     image::FileLock lock{kind->second, words[3] == "WRITE", number(words[6], 10), 0};

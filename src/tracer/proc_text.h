@@ -49,9 +49,13 @@ std::vector<std::string> parse_stat_fields(std::string_view text);
 /// /proc/PID/limits by RLIMIT_*. Throws std::invalid_argument when one of the 16 is missing.
 std::array<image::Limit, 16> parse_limits(std::string_view text);
 
-/// The locks of a /proc/PID/fdinfo/FD text. What is no image::FileLock (a lease) gives its name
+/// What parse_locks() calls a lease that somebody waits for, who opens the file.
+inline const std::string kBreakingLease = "BREAKING LEASE";
+
+/// The locks and leases of a /proc/PID/fdinfo/FD text. What is no image::FileLock gives its name
 /// instead.
-std::vector<std::variant<image::FileLock, std::string>> parse_locks(std::string_view fdinfo);
+using Locks = std::vector<std::variant<image::FileLock, std::string>>;
+Locks parse_locks(std::string_view fdinfo);
 
 /// A value of a text of `key: value` or `key : value` lines (fdinfo, sched); nullopt when there is
 /// none.

@@ -2,12 +2,14 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <filesystem>
 
 #include "base/io.h"
+#include "image/leases.h"
 
 using namespace rfork;
 using namespace rfork::image;
@@ -134,6 +136,22 @@ TEST_CASE("the same inode, whatever is in it") {
   CHECK(same_inode(file(), grown, false));
   grown.inode = 1;
   CHECK_FALSE(same_inode(file(), grown, true));
+}
+
+TEST_CASE("who holds the lease that an open would break is found in /proc/locks") {
+  const Leases leases(
+      "1: POSIX  ADVISORY  WRITE 10 08:01:77 0 EOF\n"
+      "2: LEASE  ACTIVE    READ  11 08:01:77 0 EOF\n"
+      "3: LEASE  ACTIVE    WRITE 12 fe:02:78 0 EOF\n"
+      "4: LEASE  BREAKING  READ  13 08:01:79 0 EOF\n"
+      "no line of that file\n");
+  CHECK(leases.broken_by_open(makedev(8, 1), 77, O_RDONLY) == std::nullopt);
+  CHECK(leases.broken_by_open(makedev(8, 1), 77, O_WRONLY) == 11);
+  CHECK(leases.broken_by_open(makedev(8, 1), 77, O_RDWR | O_PATH) == std::nullopt);
+  CHECK(leases.broken_by_open(makedev(0xfe, 2), 78, O_RDONLY) == 12);
+  CHECK(leases.broken_by_open(makedev(8, 1), 78, O_RDONLY) == std::nullopt);
+  CHECK(leases.broken_by_open(makedev(8, 1), 79, O_RDONLY) == 13);
+  CHECK(leases.broken_by_open("/dev/null", O_RDWR) == std::nullopt);
 }
 
 TEST_CASE("open_same opens what is the same and nothing else") {

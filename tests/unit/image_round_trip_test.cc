@@ -175,7 +175,9 @@ TEST_CASE("what images of version 1 got later comes back too") {
   thread.seccomp_mode = 2;
   thread.seccomp_filters = {1, 0};
   Description& relayed = snapshot.descriptions.front();
-  relayed.locks = {{FileLock::Kind::posix, true, 5, 100}, {FileLock::Kind::flock, false, 0, 0}};
+  relayed.locks = {{FileLock::Kind::posix, true, 5, 100},
+                   {FileLock::Kind::flock, false, 0, 0},
+                   {FileLock::Kind::lease, true, 0, 0}};
   relayed.relay = Description::RelayType::terminal;
   relayed.terminal_modes = samples::noise(44, 3);
   relayed.window_size = samples::noise(8, 4);

@@ -65,6 +65,24 @@ TEST_CASE("smaps gives page size and flags of each mapping") {
   CHECK_THROWS_AS(parse_smaps("Size: 8 kB\n"), std::invalid_argument);
 }
 
+TEST_CASE("locks and leases of a descriptor") {
+  using Kind = image::FileLock::Kind;
+  const auto locks = parse_locks(
+      "pos:\t0\nflags:\t0100002\nlock:\t1: POSIX  ADVISORY  WRITE 4242 00:1f:5678 10 19\n"
+      "lock:\t2: LEASE  ACTIVE    WRITE 4242 00:1f:5678 0 EOF\n"
+      "lock:\t3: LEASE  BREAKING  UNLCK 4242 00:1f:5678 0 EOF\n"
+      "lock:\t4: DELEG  ACTIVE    READ  4242 00:1f:5678 0 EOF\n");
+  REQUIRE(locks.size() == 4);
+  const auto& range = std::get<image::FileLock>(locks[0]);
+  CHECK(range.kind == Kind::posix);
+  CHECK(range.start == 10);
+  CHECK(range.size == 10);
+  CHECK(std::get<image::FileLock>(locks[1]).kind == Kind::lease);
+  CHECK(std::get<image::FileLock>(locks[1]).exclusive);
+  CHECK(std::get<std::string>(locks[2]) == kBreakingLease);
+  CHECK(std::get<std::string>(locks[3]) == "DELEG");
+}
+
 TEST_CASE("a program's name can hold anything, parentheses too") {
   std::string text = "12 (a) b (c) S 1 2 3";
   for (int i = 0; i < 60; ++i) text += " 7";
