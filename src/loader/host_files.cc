@@ -51,11 +51,43 @@ HostFiles::HostFiles(const image::Snapshot& snapshot, const Options& options, Fi
 
 // --- contents that the image carries ---
 
+namespace {
+
+bool is_open(const image::Snapshot& snapshot, uint32_t description) {
+  for (const image::Process& process : snapshot.processes) {
+    const auto& descriptors = process.descriptors;
+    if (std::ranges::find(descriptors, description, &image::Descriptor::description) !=
+        descriptors.end())
+      return true;
+  }
+  return std::ranges::any_of(snapshot.descriptions, [&](const Description& other) {
+    return other.socket && std::ranges::any_of(other.socket->messages, [&](const auto& message) {
+             return std::ranges::find(message.descriptions, description) !=
+                    message.descriptions.end();
+           });
+  });
+}
+
+/// Not that of a descriptor that was dropped: nothing is made of its contents.
+bool is_wanted(const image::Snapshot& snapshot, uint32_t file) {
+  for (const image::Process& process : snapshot.processes) {
+    if (!process.executable_deleted && process.executable == file) return true;
+    for (const Mapping& mapping : process.mappings)
+      if (mapping.kind == Mapping::Kind::file && mapping.backing == file) return true;
+  }
+  return std::ranges::any_of(snapshot.descriptions, [&](const Description& description) {
+    return description.file == file && is_open(snapshot, description.id);
+  });
+}
+
+}  // namespace
+
 void HostFiles::place_objects() {
   for (const Object& object : snapshot_.objects) {
     switch (object.kind) {
       case Object::Kind::file:
-        objects_[object.id] = carried_file(object);
+        if (!object.file || is_wanted(snapshot_, *object.file))
+          objects_[object.id] = carried_file(object);
         break;
       case Object::Kind::file_pages:
         break;  // when a mapping wants them

@@ -60,7 +60,9 @@ def held(world):
         said.refused(REFUSED, "leased/write is under a lease of another process there", "--drop-fd")
     number = next(fd for fd in os.listdir(f"/proc/{target.real_pid}/fd")
                   if os.readlink(f"/proc/{target.real_pid}/fd/{fd}").endswith("leased/write"))
-    copy = world.start([world.program("rfork-run"), "--drop-fd", number, image])
+    pid_file = world.folder / "pid"
+    copy = world.start([world.program("rfork-run"), "--pidfile", pid_file, "--drop-fd", number, image])
+    harness.wait_until(lambda: not copy.running() or pid_file.exists(), "the copy runs")
     world.go()
     expect(copy.wait().code == 1, f"the copy goes on without the file, and misses it: {copy.wait()}")
     target.wait().expect(0, out="ok\n")
