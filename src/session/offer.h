@@ -37,11 +37,11 @@ struct Offer {
   bool ignore_cpu = false;
   bool overwrite_files = false;
   bool changed_files = false;  ///< open files are taken as they are there
-  bool any_address = false;  ///< sockets whose address isn't there get any
-  bool spooled = false;      ///< the image comes through the spool: a file named for the move
-  bool attended = false;     ///< a ghost at the origin stays connected to the child
-  uint32_t linger_s = 0;     ///< how long the child is kept when that connection is lost
-  image::Needs needs;        ///< needs.host.name is the origin's name
+  bool any_address = false;    ///< sockets whose address isn't there get any
+  bool spooled = false;        ///< the image comes through the spool: a file named for the move
+  bool attended = false;       ///< a ghost at the origin stays connected to the child
+  uint32_t linger_s = 0;       ///< how long the child is kept when that connection is lost
+  image::Needs needs;          ///< needs.host.name is the origin's name
   int32_t pid = 0;
   std::vector<int32_t> tids;
   std::string name;  ///< comm

@@ -34,10 +34,10 @@ struct Inventory {
   std::vector<image::Description> descriptions;
   std::vector<image::Descriptor> descriptors;
   std::vector<image::Mapping> mappings;
-  std::set<uint32_t> open_files;    ///< File ids that descriptors or writable shared mappings name:
-                                    ///< contents matter as a whole
-  std::set<uint32_t> written_files;  ///< those of them that the process may write
-  std::set<uint32_t> mapped_files;  ///< File ids that mappings or the executable name
+  std::set<uint32_t> open_files;  ///< File ids that descriptors or writable shared mappings name:
+                                  ///< contents matter as a whole
+  std::set<uint32_t> written_files;      ///< those of them that the process may write
+  std::set<uint32_t> mapped_files;       ///< File ids that mappings or the executable name
   std::map<uint32_t, int> leased_files;  ///< File ids under a write lease of the process, with its
                                          ///< descriptor: not to be opened
   uint32_t executable = 0;
