@@ -54,6 +54,22 @@ void visit_fields(auto& visit, Is<File> auto& x) {
   visit("digest", x.digest);
 }
 
+void visit_fields(auto& visit, Is<SysvSegment> auto& x) {
+  visit("id", x.id);
+  visit("key", x.key);
+  visit("size", x.size);
+  visit("mode", x.mode);
+  visit("uid", x.uid);
+  visit("gid", x.gid);
+  visit("creator_uid", x.creator_uid);
+  visit("creator_gid", x.creator_gid);
+  visit("creator", x.creator);
+  visit("changed_s", x.changed_s);
+  visit("removed", x.removed);
+  visit("locked", x.locked);
+  visit("ipc_namespace", x.ipc_namespace);
+}
+
 void visit_fields(auto& visit, Is<Object> auto& x) {
   visit("id", x.id);
   visit("kind", x.kind);
@@ -63,6 +79,7 @@ void visit_fields(auto& visit, Is<Object> auto& x) {
   visit("seals", x.seals);
   visit("huge_page_size", x.huge_page_size);
   visit("file", x.file);
+  visit.later("segment", x.segment);
 }
 
 void visit_fields(auto& visit, Is<FileLock> auto& x) {

@@ -59,6 +59,22 @@ struct File {
   bool operator==(const File&) const = default;
 };
 
+/// A segment of shmget(2), as /proc/sysvipc/shm of its IPC namespace has it.
+struct SysvSegment {
+  int32_t id = 0;             ///< shmid
+  int32_t key = 0;            ///< 0: IPC_PRIVATE
+  uint64_t size = 0;          ///< bytes that were asked for
+  uint32_t mode = 0;          ///< permissions
+  uint32_t uid = 0, gid = 0;  ///< owner
+  uint32_t creator_uid = 0, creator_gid = 0;
+  int32_t creator = 0;         ///< pid of who made it, for rfork-trace
+  int64_t changed_s = 0;       ///< shm_ctime
+  bool removed = false;        ///< SHM_DEST: it goes when nobody has it attached any more
+  bool locked = false;         ///< SHM_LOCK
+  uint64_t ipc_namespace = 0;  ///< inode of the IPC namespace; comparable only under the same boot
+  bool operator==(const SysvSegment&) const = default;
+};
+
 /// Contents that travel because no file on the destination holds them.
 struct Object {
   enum class Kind : uint8_t {
@@ -68,6 +84,7 @@ struct Object {
     file,          ///< a named regular file (`file`), whole, that the destination lacks
     file_pages,    ///< only the mapped ranges of a named file (`file`): clean pages of a program or
                    ///< library
+    sysv_segment,  ///< `segment`, up to the end of its last page
   };
   uint32_t id = 0;
   Kind kind = Kind::shared_anonymous;
@@ -77,6 +94,7 @@ struct Object {
   uint32_t seals = 0;           ///< F_SEAL_* of a memfd
   uint64_t huge_page_size = 0;  ///< of a hugetlb memfd; 0 else
   std::optional<uint32_t> file;
+  std::optional<SysvSegment> segment;
 };
 
 /// An advisory lock on a file: fcntl_locking(2), flock(2).

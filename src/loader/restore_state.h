@@ -18,6 +18,7 @@
 #include "loader/process_plan.h"
 #include "loader/restore.h"
 #include "loader/spawn.h"
+#include "loader/sysv_segments.h"
 #include "loader/thread_frames.h"
 #include "loader/thread_plan.h"
 #include "loader/vdso_x86_64.h"
@@ -55,6 +56,7 @@ struct Restore::State {
   std::vector<Place> places_;
   std::unique_ptr<HostFiles> files_;
   std::unique_ptr<OpenFiles> open_files_;
+  std::unique_ptr<SysvSegments> segments_;
   ProcessSettings settings_;
   Attributes attributes_;
   UniqueFd removed_cwd_;  ///< the working directory, where its name is gone

@@ -270,6 +270,20 @@ void print_mappings(const Metadata& metadata, uint32_t index, bool each, std::FI
   }
 }
 
+void print_segments(const Snapshot& snapshot, std::FILE* out) {
+  const char* label = "segments";
+  for (const Object& object : snapshot.objects) {
+    if (!object.segment) continue;
+    const SysvSegment& segment = *object.segment;
+    line(out, label, "SysV {}, {}, mode {:03o}, {}{}{}", segment.id,
+         segment.key == 0 ? "IPC_PRIVATE"
+                          : fmt::format("key {:#x}", static_cast<uint32_t>(segment.key)),
+         segment.mode, human_bytes(segment.size), segment.removed ? ", removed" : "",
+         segment.locked ? ", SHM_LOCK" : "");
+    label = "";
+  }
+}
+
 template <typename T>
 void print_each(const char* label, const std::vector<T>& list, const auto& title, std::FILE* out) {
   if (!list.empty()) fmt::print(out, "{}\n", label);
@@ -310,6 +324,7 @@ void print_summary(const Metadata& metadata, const SummaryOptions& options, std:
     print_signals(process, options, out);
     print_timers(process, out);
     print_mappings(metadata, i, options.mappings || options.all, out);
+    if (i == 0) print_segments(snapshot, out);
   }
   if (options.all) print_everything(snapshot, out);
 }

@@ -31,6 +31,10 @@ using BytesWords = std::string (*)(ByteSpan);
 std::string octal(uint64_t value) {
   return fmt::format("{:03o}", value);
 }
+std::string sysv_key(uint64_t value) {
+  const auto key = static_cast<uint32_t>(value);
+  return key == 0 ? "IPC_PRIVATE" : fmt::format("{:#x}", key);
+}
 std::string limit(uint64_t value) {
   return value == ~uint64_t{0} ? "RLIM_INFINITY" : std::to_string(value);
 }
@@ -69,6 +73,8 @@ const std::map<std::string_view, NumberWords>& number_words() {
       {"objects.mode", file_mode_words},
       {"socket.mode", file_mode_words},
       {"objects.seals", seal_words},
+      {"segment.key", sysv_key},
+      {"segment.mode", octal},
       {"timer.clock", clock_name},
       {"timer.flags", timer_fd_flag_words},
       {"posix_timers.clock", clock_name},

@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "tracer/capture_state.h"
+#include "tracer/ipc_namespace.h"
 #include "tracer/posix_timers.h"
 #include "tracer/process_state.h"
 #include "tracer/ptrace.h"
@@ -187,6 +188,7 @@ void Capture::State::take_stock(const std::vector<MapsLine>& maps,
   input.relay = options.relay;
   input.forked = options.forked;
   input.leave_children = options.leave_children;
+  input.own_segments = options.own_segments;
   input.relay_input = options.relay_input;
   input.earlier = examination.inventory.get();
   input.copy = copy ? copy->pid() : 0;
@@ -366,6 +368,19 @@ void Capture::end_original() {
     }
   }
   state.stopped.reset();
+  state.remove_own_segments();
+}
+
+/// What it made itself has gone along, and nobody else would ever remove it here.
+void Capture::State::remove_own_segments() const {
+  for (const image::Object& object : inventory.objects) {
+    if (!object.segment || object.segment->removed || object.segment->creator != pid) continue;
+    try {
+      inventory.ipc_namespace->remove_unused(*object.segment);
+    } catch (const Error&) {
+      // The process has moved all the same.
+    }
+  }
 }
 
 void Capture::release() {

@@ -107,6 +107,16 @@ const Case kSharedCases[] = {
     {"object id twice", NoteType::objects, [](Snapshot& s) { s.objects[1].id = 2; }},
     {"object of unknown file", NoteType::objects, [](Snapshot& s) { s.objects[2].file = 77; }},
     {"object without its file", NoteType::objects, [](Snapshot& s) { s.objects[2].file.reset(); }},
+    {"a segment without its facts", NoteType::objects,
+     [](Snapshot& s) { s.objects[0].kind = Object::Kind::sysv_segment; }},
+    {"a memfd with those of a segment", NoteType::objects,
+     [](Snapshot& s) { s.objects[0].segment.emplace().size = 1; }},
+    {"a segment larger than its pages", NoteType::objects,
+     [](Snapshot& s) {
+       s.objects[0].kind = Object::Kind::sysv_segment;
+       s.objects[0].size = 4096;
+       s.objects[0].segment.emplace().size = 4097;
+     }},
     {"memfd with a file", NoteType::objects, [](Snapshot& s) { s.objects[0].file = 1; }},
     {"object size", NoteType::objects, [](Snapshot& s) { s.objects[0].size = ~0ull; }},
     {"description twice", NoteType::descriptions, [](Snapshot& s) { s.descriptions[0].id = 2; }},
