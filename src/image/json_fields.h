@@ -234,6 +234,16 @@ void visit_fields(auto& visit, Is<Scheduling> auto& x) {
   visit("period_ns", x.period_ns);
 }
 
+void visit_fields(auto& visit, Is<MemoryPolicy> auto& x) {
+  visit("mode", x.mode);
+  visit("nodes", x.nodes);
+}
+
+void visit_fields(auto& visit, Is<RangePolicy> auto& x) {
+  visit("range", x.range);
+  visit("policy", x.policy);
+}
+
 void visit_fields(auto& visit, Is<ThreadSettings> auto& x) {
   visit("timer_slack_ns", x.timer_slack_ns);
   visit("parent_death_signal", x.parent_death_signal);
@@ -279,6 +289,7 @@ void visit_fields(auto& visit, Is<Thread> auto& x) {
   visit.later("scheduling", x.scheduling);
   visit.later("cpus", x.cpus);
   visit.later("io_priority", x.io_priority);
+  visit.later("memory_policy", x.memory_policy);
   visit.later("settings", x.settings);
   visit.later("credentials", x.credentials);
   visit.later("no_new_privs", x.no_new_privs);
@@ -383,6 +394,7 @@ void visit_head(auto& visit, Is<Process> auto& x) {
   visit.later("posix_timers", x.posix_timers);
   visit.later("settings", x.settings);
   visit.later("seccomp_filters", x.seccomp_filters);
+  visit.later("memory_policies", x.memory_policies);
 }
 
 void visit_fields(auto& visit, Is<Process> auto& x) {

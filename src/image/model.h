@@ -318,6 +318,19 @@ struct Scheduling {
   uint64_t runtime_ns = 0, deadline_ns = 0, period_ns = 0;  ///< of SCHED_DEADLINE
 };
 
+/// Where memory is to come from: set_mempolicy(2), mbind(2).
+struct MemoryPolicy {
+  int32_t mode = 0;             ///< MPOL_*, with its flags MPOL_F_*
+  std::vector<uint32_t> nodes;  ///< of NUMA
+  bool operator==(const MemoryPolicy&) const = default;
+};
+
+/// A policy of its own for some memory of a process.
+struct RangePolicy {
+  Range range;
+  MemoryPolicy policy;
+};
+
 /// What one thread has set with prctl(2), and what it would be asked there. 0: as a new program has
 /// it.
 struct ThreadSettings {
@@ -360,6 +373,7 @@ struct Thread {
   Scheduling scheduling;
   std::vector<uint32_t> cpus;  ///< that it may run on; empty: on all
   int32_t io_priority = 0;     ///< ioprio_get(2); 0: follows the nice value
+  MemoryPolicy memory_policy;
   ThreadSettings settings;
   std::optional<Credentials> credentials;  ///< where they differ from the process's
   std::optional<bool> no_new_privs;        ///< where it differs from the process's
@@ -466,6 +480,7 @@ struct Process {
   std::vector<PosixTimer> posix_timers;  ///< by id
   ProcessSettings settings;
   std::vector<SeccompFilter> seccomp_filters;
+  std::vector<RangePolicy> memory_policies;  ///< by address, each within a mapping
 };
 
 /// A snapshot without its pages.

@@ -63,15 +63,11 @@ void Restore::State::write_second_part() {
 
   attributes_.parent_stays = parent_stays(place_, options_);
   const std::vector<int32_t> tids(process_.threads.size());
-  const ThreadPlanInput input{process_,
-                              frames_,
-                              hole_,
-                              user_,
-                              attributes_,
-                              place_.keep_ids,
-                              spawned_->drop_capabilities,
-                              exit_address,
-                              plan_->data(std::as_bytes(std::span(tids)))};
+  const ThreadPlanInput input{process_,        frames_,
+                              hole_,           user_,
+                              attributes_,     *policies_,
+                              place_.keep_ids, spawned_->drop_capabilities,
+                              exit_address,    plan_->data(std::as_bytes(std::span(tids)))};
   const std::vector<OpRange> bodies = add_thread_bodies(*plan_, input);
   const ExeLink exe = exe_link();
   const uint64_t exe_operation = add_exe_operation(*plan_, process_, exe);

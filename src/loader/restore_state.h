@@ -13,6 +13,7 @@
 #include "loader/host_files.h"
 #include "loader/identity.h"
 #include "loader/memory_plan.h"
+#include "loader/memory_policies.h"
 #include "loader/open_files.h"
 #include "loader/plan_writer.h"
 #include "loader/process_plan.h"
@@ -59,6 +60,7 @@ struct Restore::State {
   std::unique_ptr<SysvSegments> segments_;
   ProcessSettings settings_;
   Attributes attributes_;
+  std::unique_ptr<MemoryPolicies> policies_;
   UniqueFd removed_cwd_;  ///< the working directory, where its name is gone
   ThreadFrames frames_;
   Hole hole_;

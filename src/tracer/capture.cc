@@ -18,6 +18,7 @@
 #include "base/io.h"
 #include "tracer/capture_state.h"
 #include "tracer/ipc_namespace.h"
+#include "tracer/memory_policy.h"
 #include "tracer/posix_timers.h"
 #include "tracer/process_state.h"
 #include "tracer/ptrace.h"
@@ -104,6 +105,12 @@ bool has_locked_memory(pid_t pid) {
   return locked == status.end() || locked->second != "0 kB";
 }
 
+std::vector<Range> ranges_of(const auto& mappings) {
+  std::vector<Range> ranges;
+  for (const auto& mapping : mappings) ranges.push_back(mapping.range);
+  return ranges;
+}
+
 /// The kernel gives execute-only memory a key of its own, and gives it again.
 void leave_execute_only_keys(image::Process& process) {
   for (image::Mapping& mapping : process.mappings) {
@@ -162,6 +169,11 @@ void Capture::State::read_process_wide(image::Process& process, const std::vecto
     if (fork_would_lose(maps, copied, examination.not_forked)) copy.reset();
   }
   if (!copy) ask_process(calls, original, examination.needs.host, process);
+  if (!copy) process.threads.front().memory_policy = ask_thread_policy(calls, original);
+  // A fork has no policies for what it lacks.
+  if (!copy || !examination.not_forked.empty()) {
+    process.memory_policies = ask_range_policies(calls, original, ranges_of(maps));
+  }
 }
 
 user_regs_struct Capture::State::going_on(const image::Thread& thread) {
@@ -221,6 +233,11 @@ void Capture::State::describe_copy(image::Process& process) {
   {
     RemoteSyscalls calls(thread, copy->memory(), *site, thread.registers);
     ask_process(calls, copy->memory(), examination.needs.host, process);
+    process.threads.front().memory_policy = ask_thread_policy(calls, copy->memory());
+    if (examination.not_forked.empty()) {
+      process.memory_policies =
+          ask_range_policies(calls, copy->memory(), ranges_of(inventory.mappings));
+    }
     if (refresh_from_copy) refresh_flags(inventory, read_smaps(copy->pid()));
     if (!inventory.obstacles.empty()) throw Refusal(Failure::cannot_carry, inventory.obstacles);
     if (!options.glance) copied_pages = PagePipe::make(calls, copy->memory());

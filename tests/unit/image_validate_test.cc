@@ -26,6 +26,18 @@ struct Case {
 const Case kProcessCases[] = {
     {"no process", NoteType::process, [](Snapshot& s) { s.processes.clear(); }},
     {"no thread", NoteType::threads, [](Snapshot& s) { first(s).threads.clear(); }},
+    {"a policy with node 1024", NoteType::threads,
+     [](Snapshot& s) {
+       first(s).threads[0].memory_policy = {2, {1024}};
+     }},
+    {"a policy that is none", NoteType::process,
+     [](Snapshot& s) {
+       first(s).memory_policies = {{{0x1000, 0x2000}, {-1, {}}}};
+     }},
+    {"policies out of order", NoteType::process,
+     [](Snapshot& s) {
+       first(s).memory_policies = {{{0x3000, 0x4000}, {2, {0}}}, {{0x1000, 0x2000}, {2, {0}}}};
+     }},
     {"tid 0", NoteType::threads, [](Snapshot& s) { first(s).threads[1].tid = 0; }},
     {"a tid twice", NoteType::threads, [](Snapshot& s) { first(s).threads[1].tid = 5000; }},
     {"not the leader first", NoteType::threads, [](Snapshot& s) { first(s).threads[0].tid = 1; }},
