@@ -17,8 +17,8 @@ constexpr size_t kMaxDepth = 16;
 constexpr size_t kMaxItems = 1u << 24;  ///< each takes 16 bytes and more of memory
 
 // The words of each enumeration, by value.
-constexpr std::array kObjectKinds{"shared_anonymous", "memfd", "deleted_file", "file",
-                                  "file_pages"};
+constexpr std::array kObjectKinds{"shared_anonymous", "memfd",       "deleted_file", "file",
+                                  "file_pages",       "sysv_segment"};
 constexpr std::array kDescriptionKinds{
     "regular", "directory", "device",      "contents", "stdio", "relay",
     "eventfd", "signalfd",  "timerfd",     "epoll",    "pipe",  "socket",
@@ -355,6 +355,9 @@ void to_json(json& out, const Needs& value) {
 void to_json(json& out, const File& value) {
   out = encode(value);
 }
+void to_json(json& out, const SysvSegment& value) {
+  out = encode(value);
+}
 void to_json(json& out, const Object& value) {
   out = encode(value);
 }
@@ -390,6 +393,9 @@ void from_json(const json& in, Needs& value) {
   decode(in, value);
 }
 void from_json(const json& in, File& value) {
+  decode(in, value);
+}
+void from_json(const json& in, SysvSegment& value) {
   decode(in, value);
 }
 void from_json(const json& in, Object& value) {

@@ -54,6 +54,22 @@ void visit_fields(auto& visit, Is<File> auto& x) {
   visit("digest", x.digest);
 }
 
+void visit_fields(auto& visit, Is<SysvSegment> auto& x) {
+  visit("id", x.id);
+  visit("key", x.key);
+  visit("size", x.size);
+  visit("mode", x.mode);
+  visit("uid", x.uid);
+  visit("gid", x.gid);
+  visit("creator_uid", x.creator_uid);
+  visit("creator_gid", x.creator_gid);
+  visit("creator", x.creator);
+  visit("changed_s", x.changed_s);
+  visit("removed", x.removed);
+  visit("locked", x.locked);
+  visit("ipc_namespace", x.ipc_namespace);
+}
+
 void visit_fields(auto& visit, Is<Object> auto& x) {
   visit("id", x.id);
   visit("kind", x.kind);
@@ -63,6 +79,7 @@ void visit_fields(auto& visit, Is<Object> auto& x) {
   visit("seals", x.seals);
   visit("huge_page_size", x.huge_page_size);
   visit("file", x.file);
+  visit.later("segment", x.segment);
 }
 
 void visit_fields(auto& visit, Is<FileLock> auto& x) {
@@ -217,6 +234,16 @@ void visit_fields(auto& visit, Is<Scheduling> auto& x) {
   visit("period_ns", x.period_ns);
 }
 
+void visit_fields(auto& visit, Is<MemoryPolicy> auto& x) {
+  visit("mode", x.mode);
+  visit("nodes", x.nodes);
+}
+
+void visit_fields(auto& visit, Is<RangePolicy> auto& x) {
+  visit("range", x.range);
+  visit("policy", x.policy);
+}
+
 void visit_fields(auto& visit, Is<ThreadSettings> auto& x) {
   visit("timer_slack_ns", x.timer_slack_ns);
   visit("parent_death_signal", x.parent_death_signal);
@@ -262,6 +289,7 @@ void visit_fields(auto& visit, Is<Thread> auto& x) {
   visit.later("scheduling", x.scheduling);
   visit.later("cpus", x.cpus);
   visit.later("io_priority", x.io_priority);
+  visit.later("memory_policy", x.memory_policy);
   visit.later("settings", x.settings);
   visit.later("credentials", x.credentials);
   visit.later("no_new_privs", x.no_new_privs);
@@ -366,6 +394,7 @@ void visit_head(auto& visit, Is<Process> auto& x) {
   visit.later("posix_timers", x.posix_timers);
   visit.later("settings", x.settings);
   visit.later("seccomp_filters", x.seccomp_filters);
+  visit.later("memory_policies", x.memory_policies);
 }
 
 void visit_fields(auto& visit, Is<Process> auto& x) {

@@ -59,6 +59,22 @@ struct File {
   bool operator==(const File&) const = default;
 };
 
+/// A segment of shmget(2), as /proc/sysvipc/shm of its IPC namespace has it.
+struct SysvSegment {
+  int32_t id = 0;             ///< shmid
+  int32_t key = 0;            ///< 0: IPC_PRIVATE
+  uint64_t size = 0;          ///< bytes that were asked for
+  uint32_t mode = 0;          ///< permissions
+  uint32_t uid = 0, gid = 0;  ///< owner
+  uint32_t creator_uid = 0, creator_gid = 0;
+  int32_t creator = 0;         ///< pid of who made it, for rfork-trace
+  int64_t changed_s = 0;       ///< shm_ctime
+  bool removed = false;        ///< SHM_DEST: it goes when nobody has it attached any more
+  bool locked = false;         ///< SHM_LOCK
+  uint64_t ipc_namespace = 0;  ///< inode of the IPC namespace; comparable only under the same boot
+  bool operator==(const SysvSegment&) const = default;
+};
+
 /// Contents that travel because no file on the destination holds them.
 struct Object {
   enum class Kind : uint8_t {
@@ -68,6 +84,7 @@ struct Object {
     file,          ///< a named regular file (`file`), whole, that the destination lacks
     file_pages,    ///< only the mapped ranges of a named file (`file`): clean pages of a program or
                    ///< library
+    sysv_segment,  ///< `segment`, up to the end of its last page
   };
   uint32_t id = 0;
   Kind kind = Kind::shared_anonymous;
@@ -77,6 +94,7 @@ struct Object {
   uint32_t seals = 0;           ///< F_SEAL_* of a memfd
   uint64_t huge_page_size = 0;  ///< of a hugetlb memfd; 0 else
   std::optional<uint32_t> file;
+  std::optional<SysvSegment> segment;
 };
 
 /// An advisory lock on a file, or a lease: fcntl_locking(2), flock(2), fcntl(2).
@@ -301,6 +319,19 @@ struct Scheduling {
   uint64_t runtime_ns = 0, deadline_ns = 0, period_ns = 0;  ///< of SCHED_DEADLINE
 };
 
+/// Where memory is to come from: set_mempolicy(2), mbind(2).
+struct MemoryPolicy {
+  int32_t mode = 0;             ///< MPOL_*, with its flags MPOL_F_*
+  std::vector<uint32_t> nodes;  ///< of NUMA
+  bool operator==(const MemoryPolicy&) const = default;
+};
+
+/// A policy of its own for some memory of a process.
+struct RangePolicy {
+  Range range;
+  MemoryPolicy policy;
+};
+
 /// What one thread has set with prctl(2), and what it would be asked there. 0: as a new program has
 /// it.
 struct ThreadSettings {
@@ -343,6 +374,7 @@ struct Thread {
   Scheduling scheduling;
   std::vector<uint32_t> cpus;  ///< that it may run on; empty: on all
   int32_t io_priority = 0;     ///< ioprio_get(2); 0: follows the nice value
+  MemoryPolicy memory_policy;
   ThreadSettings settings;
   std::optional<Credentials> credentials;  ///< where they differ from the process's
   std::optional<bool> no_new_privs;        ///< where it differs from the process's
@@ -449,6 +481,7 @@ struct Process {
   std::vector<PosixTimer> posix_timers;  ///< by id
   ProcessSettings settings;
   std::vector<SeccompFilter> seccomp_filters;
+  std::vector<RangePolicy> memory_policies;  ///< by address, each within a mapping
 };
 
 /// A snapshot without its pages.

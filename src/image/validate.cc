@@ -64,6 +64,33 @@ void validate_object(const Object& object, const KnownIds& known) {
           "object {} has the huge page size {}", object.id, object.huge_page_size);
 }
 
+void validate_segment(const Object& object) {
+  constexpr NoteType kNote = NoteType::objects;
+  require(object.segment.has_value() == (object.kind == Object::Kind::sysv_segment), kNote,
+          "object {} and its segment don't fit", object.id);
+  if (!object.segment) return;
+  const SysvSegment& segment = *object.segment;
+  require(segment.id >= 0 && segment.mode <= 0777, kNote, "object {} is a wrong segment",
+          object.id);
+  require(segment.size > 0 && segment.size <= object.size && object.size % kPageSize == 0, kNote,
+          "object {} is a segment of {} bytes", object.id, segment.size);
+}
+
+/// Attached memory is shared, and ends with its segment.
+void validate_attachments(const Snapshot& snapshot) {
+  for (const Process& process : snapshot.processes) {
+    for (const Mapping& mapping : process.mappings) {
+      const Object* const object = mapping.kind == Mapping::Kind::object
+                                       ? find_id(snapshot.objects, mapping.backing)
+                                       : nullptr;
+      if (object == nullptr || !object->segment) continue;
+      require(mapping.shared && mapping.offset + mapping.range.size() <= object->size,
+              NoteType::mappings, "the mapping at {:#x} isn't within its segment",
+              mapping.range.start);
+    }
+  }
+}
+
 void validate_watches(const Description& description, const KnownIds& known) {
   constexpr NoteType kNote = NoteType::descriptions;
   int32_t before = 0;
@@ -192,7 +219,10 @@ void validate(const Snapshot& snapshot) {
   known.objects = unique_ids(snapshot.objects, NoteType::objects);
   known.descriptions = unique_ids(snapshot.descriptions, NoteType::descriptions);
   for (const File& file : snapshot.files) validate_file(file);
-  for (const Object& object : snapshot.objects) validate_object(object, known);
+  for (const Object& object : snapshot.objects) {
+    validate_object(object, known);
+    validate_segment(object);
+  }
   for (const Description& description : snapshot.descriptions) {
     validate_description(description, known);
   }
@@ -200,6 +230,7 @@ void validate(const Snapshot& snapshot) {
   for (const Process& process : snapshot.processes) {
     validate_process(snapshot.host, known, process);
   }
+  validate_attachments(snapshot);
   validate_numbers(snapshot);
 }
 

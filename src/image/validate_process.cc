@@ -217,6 +217,30 @@ void validate_descriptors(const KnownIds& known, const Process& process) {
 
 }  // namespace
 
+void validate_policy(const MemoryPolicy& policy, NoteType note) {
+  constexpr int32_t kModes = 0xff;  // the rest are flags
+  constexpr uint32_t kMostNodes = 1024;
+  require(policy.mode >= 0 && (policy.mode & kModes) < 32, note, "a memory policy is {:#x}",
+          policy.mode);
+  for (const uint32_t node : policy.nodes) {
+    require(node < kMostNodes, note, "a memory policy names the node {}", node);
+  }
+}
+
+void validate_policies(const Process& process) {
+  for (const Thread& thread : process.threads) {
+    validate_policy(thread.memory_policy, NoteType::threads);
+  }
+  uint64_t end = 0;
+  for (const RangePolicy& own : process.memory_policies) {
+    require(own.range.start >= end && own.range.start < own.range.end &&
+                own.range.start % kPageSize == 0 && own.range.end % kPageSize == 0,
+            NoteType::process, "there is a memory policy at {:#x}", own.range.start);
+    end = own.range.end;
+    validate_policy(own.policy, NoteType::process);
+  }
+}
+
 void validate_process(const Host& host, const KnownIds& known, const Process& process) {
   constexpr NoteType kNote = NoteType::process;
   require(process.pid > 0 && process.ppid >= 0 && process.pgid >= 0 && process.sid >= 0, kNote,
@@ -248,6 +272,7 @@ void validate_process(const Host& host, const KnownIds& known, const Process& pr
   require(process.threads[0].tid == process.pid, NoteType::threads,
           "the first thread of process {} is not its leader", process.pid);
   validate_memory(host, known, process);
+  validate_policies(process);
   validate_descriptors(known, process);
 }
 

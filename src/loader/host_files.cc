@@ -91,6 +91,9 @@ void HostFiles::place_objects() {
         break;
       case Object::Kind::file_pages:
         break;  // when a mapping wants them
+      case Object::Kind::sysv_segment:
+        objects_[object.id];  // sysv_segments.h
+        break;
       default:
         objects_[object.id] = unnamed(object);
     }

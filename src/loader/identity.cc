@@ -131,20 +131,22 @@ ActAs::~ActAs() {
 
 // --- namespaces ---
 
-namespace {
-
-constexpr int64_t kSecond = 1'000'000'000;
-
-/// Whether the kernel lets a child of this process have these namespaces.
-bool can_unshare(int flags) {
+bool can_unshare(int flags, const char* write) {
   const pid_t child = ::fork();
   if (child < 0) return false;
-  if (child == 0) ::_exit(::unshare(flags) == 0 ? 0 : 1);
+  if (child == 0) {
+    const bool can = ::unshare(flags) == 0 && (write == nullptr || ::open(write, O_WRONLY) >= 0);
+    ::_exit(can ? 0 : 1);
+  }
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
   return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
+
+namespace {
+
+constexpr int64_t kSecond = 1'000'000'000;
 
 /// Offsets of the caller's own time namespace, to which the child's are added.
 ClockOffsets own_offsets() {
@@ -189,7 +191,7 @@ bool parent_stays(const Place& place, const Options& options) {
 }
 
 std::vector<Place> choose_places(const image::Snapshot& snapshot, const Options& options,
-                                 Findings& findings) {
+                                 bool ipc_namespace, Findings& findings) {
   const image::Process& process = snapshot.processes[0];
   const bool admin = has_capability(CAP_SYS_ADMIN);
   const bool may_set_tid = admin || has_capability(CAP_CHECKPOINT_RESTORE);
@@ -200,7 +202,7 @@ std::vector<Place> choose_places(const image::Snapshot& snapshot, const Options&
   const bool ids_here = wants_ids && may_set_tid && ids_are_free(process);
   const bool wants_namespace = wants_ids && !ids_here;
   bool user_namespace = false;
-  if (!admin && (clocks || wants_namespace)) {
+  if (!admin && (clocks || wants_namespace || ipc_namespace)) {
     user_namespace = can_unshare(CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS);
   }
   const bool namespaces =
@@ -221,13 +223,16 @@ std::vector<Place> choose_places(const image::Snapshot& snapshot, const Options&
                               human_duration_ns(std::abs(jump->monotonic_ns))));
   }
 
+  const bool ipc_by_user = ipc_namespace && !admin;  // only who owns a user namespace may
   std::vector<Place> places;
   // A user namespace of the child's own owns no pid namespace that is older: ids can't be set there
   // without a new one.
-  if (ids_here && !user_namespace) places.push_back({true, false, false, clocks});
-  if (wants_ids && namespaces) places.push_back({true, true, user_namespace, clocks});
+  if (ids_here && !user_namespace && !ipc_by_user)
+    places.push_back({true, false, false, false, clocks});
+  if (wants_ids && namespaces) places.push_back({true, true, user_namespace, false, clocks});
   if (options.pid_mode != PidMode::keep) {
-    places.push_back({false, false, clocks ? user_namespace : false, clocks});
+    const bool owned = (clocks && user_namespace) || ipc_by_user;
+    places.push_back({false, false, owned, false, clocks});
   }
   if (places.empty()) {
     findings.refuse(
@@ -238,6 +243,7 @@ std::vector<Place> choose_places(const image::Snapshot& snapshot, const Options&
         "--pid auto takes another");
     places.push_back({});
   }
+  for (Place& place : places) place.ipc_namespace = ipc_namespace;
   return places;
 }
 

@@ -65,16 +65,21 @@ struct Place {
   bool keep_ids = false;  ///< clone3 with set_tid
   bool pid_namespace = false;
   bool user_namespace = false;         ///< to be allowed the other ones
+  bool ipc_namespace = false;
   std::optional<ClockOffsets> clocks;  ///< a time namespace
 };
 
 /// Whether the child's parent, the init of its pid namespace or the caller, lives as long as it.
 bool parent_stays(const Place& place, const Options& options);
 
-/// The ways to try, best first; never empty. Throws Refusal when PidMode::keep can't be had.
-/// Warnings say which clock jumps, and in automatic mode nothing of the pid: that mode promises
-/// nothing.
+/// Whether the kernel lets a child of this process have these namespaces (CLONE_NEW*), and open
+/// `write` for writing there unless that is null.
+bool can_unshare(int flags, const char* write = nullptr);
+
+/// The ways to try, best first; never empty. `ipc_namespace`: all of them with one. Throws Refusal
+/// when PidMode::keep can't be had. Warnings say which clock jumps, and in automatic mode nothing
+/// of the pid: that mode promises nothing.
 std::vector<Place> choose_places(const image::Snapshot& snapshot, const Options& options,
-                                 Findings& findings);
+                                 bool ipc_namespace, Findings& findings);
 
 }  // namespace rfork::loader

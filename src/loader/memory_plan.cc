@@ -67,12 +67,13 @@ std::string words_of(const Mapping& mapping) {
 }
 
 MemoryPlan::MemoryPlan(const image::Metadata& metadata, std::vector<Mapping> mappings,
-                       const ThreadFrames& frames, const HostFiles& files)
+                       const ThreadFrames& frames, const HostFiles& files, SysvSegments& segments)
     : metadata_(metadata),
       process_(metadata.snapshot.processes[0]),
       mappings_(std::move(mappings)),
       frames_(frames),
-      files_(files) {
+      files_(files),
+      segments_(segments) {
   for (const DataRun& run : metadata.runs) {
     if (run.target == DataRun::Target::memory) written_.push_back(run.range);
   }
@@ -95,6 +96,10 @@ bool MemoryPlan::made_whole(const Mapping& mapping) const {
   return mapping.kind == Mapping::Kind::object && shared_.contains(mapping.backing);
 }
 
+bool MemoryPlan::is_segment(const Mapping& mapping) const {
+  return mapping.kind == Mapping::Kind::object && segments_.has(mapping.backing);
+}
+
 bool MemoryPlan::is_written(const Mapping& mapping) const {
   const auto after = std::partition_point(written_.begin(), written_.end(), [&](Range range) {
     return range.start < mapping.range.start;
@@ -105,6 +110,7 @@ bool MemoryPlan::is_written(const Mapping& mapping) const {
 
 uint32_t MemoryPlan::first_protection(const Mapping& mapping) const {
   if (made_whole(mapping) || mapping.kind == Mapping::Kind::vdso) return PROT_READ | PROT_WRITE;
+  if (is_segment(mapping)) return mapping.may_write ? PROT_READ | PROT_WRITE : PROT_READ;
   if (mapping.shared || !is_written(mapping)) return mapping.protection;
   return PROT_READ | PROT_WRITE;
 }
@@ -112,15 +118,11 @@ uint32_t MemoryPlan::first_protection(const Mapping& mapping) const {
 void MemoryPlan::add_mappings(PlanWriter& plan, HandedFds& handed) const {
   add_protection_keys(plan);
   add_shared_anonymous(plan);
+  segments_.add_making(plan);
+  segments_.add_attachments(plan, mappings_);
   for (const Mapping& mapping : mappings_) {
     if (made_whole(mapping) || mapping.kind == Mapping::Kind::vvar) continue;
-    const bool backed =
-        mapping.kind == Mapping::Kind::file || mapping.kind == Mapping::Kind::object;
-    const int fd = backed ? handed(files_.mapping_fd(mapping)) : -1;
-    plan.call(SYS_mmap,
-              {mapping.range.start, mapping.range.size(), first_protection(mapping),
-               flags_of(mapping), static_cast<uint64_t>(fd), backed ? mapping.offset : 0},
-              "mmap " + words_of(mapping), static_cast<int64_t>(mapping.range.start));
+    if (!is_segment(mapping)) add_mapping(plan, handed, mapping);
     for (const auto& [bit, advice] : kEarlyAdvice) {
       if ((mapping.advice & bit) == 0) continue;
       plan.try_call(SYS_madvise,
@@ -128,6 +130,16 @@ void MemoryPlan::add_mappings(PlanWriter& plan, HandedFds& handed) const {
                     "madvise " + words_of(mapping));
     }
   }
+  segments_.add_filling(plan);
+}
+
+void MemoryPlan::add_mapping(PlanWriter& plan, HandedFds& handed, const Mapping& mapping) const {
+  const bool backed = mapping.kind == Mapping::Kind::file || mapping.kind == Mapping::Kind::object;
+  const int fd = backed ? handed(files_.mapping_fd(mapping)) : -1;
+  plan.call(SYS_mmap,
+            {mapping.range.start, mapping.range.size(), first_protection(mapping),
+             flags_of(mapping), static_cast<uint64_t>(fd), backed ? mapping.offset : 0},
+            "mmap " + words_of(mapping), static_cast<int64_t>(mapping.range.start));
 }
 
 /// pkey_alloc(2) gives the lowest that is free, and execute-only mappings take one by themselves.
@@ -162,12 +174,16 @@ void MemoryPlan::add_shared_anonymous(PlanWriter& plan) const {
   }
 }
 
+Sink MemoryPlan::sink_of(const DataRun& run) const {
+  if (run.target == DataRun::Target::memory) return {Sink::Kind::memory, -1, 0};
+  return segments_.has(run.owner) ? segments_.sink(run.owner) : files_.sink(run.owner);
+}
+
 void MemoryPlan::add_stream(PlanWriter& plan, HandedFds& handed) const {
   for (const DataRun& run : metadata_.runs) {
     const uint64_t size = run.range.size();
     const uint64_t padding = image::padded_size(run) - size;
-    const Sink sink = run.target == DataRun::Target::memory ? Sink{Sink::Kind::memory, -1, 0}
-                                                            : files_.sink(run.owner);
+    const Sink sink = sink_of(run);
     switch (sink.kind) {
       case Sink::Kind::memory:
         plan.op(OpKind::data_to_memory, {sink.address + run.range.start, size}, "");
@@ -198,6 +214,7 @@ void MemoryPlan::add_finish(PlanWriter& plan) const {
     if (at < shared.whole.end)
       plan.call(SYS_munmap, {at, shared.whole.end - at}, "munmap of shared memory");
   }
+  segments_.add_finish(plan);
   for (const Mapping& mapping : mappings_) {
     if (mapping.kind == Mapping::Kind::vvar || mapping.kind == Mapping::Kind::vdso) continue;
     add_state(plan, mapping);

@@ -12,6 +12,7 @@
 #include "image/format.h"
 #include "loader/host_files.h"
 #include "loader/plan_writer.h"
+#include "loader/sysv_segments.h"
 #include "loader/thread_frames.h"
 
 namespace rfork::loader {
@@ -34,7 +35,7 @@ class MemoryPlan {
  public:
   /// `mappings` as they are to be made; `frames` are written into them later.
   MemoryPlan(const image::Metadata& metadata, std::vector<image::Mapping> mappings,
-             const ThreadFrames& frames, const HostFiles& files);
+             const ThreadFrames& frames, const HostFiles& files, SysvSegments& segments);
 
   /// mmap of everything, and where each run of the stream goes.
   void add_mappings(PlanWriter& plan, HandedFds& handed) const;
@@ -48,18 +49,22 @@ class MemoryPlan {
     std::vector<const image::Mapping*> parts;
   };
 
+  void add_mapping(PlanWriter& plan, HandedFds& handed, const image::Mapping& mapping) const;
   void add_protection_keys(PlanWriter& plan) const;
   void add_shared_anonymous(PlanWriter& plan) const;
   void add_state(PlanWriter& plan, const image::Mapping& mapping) const;
+  Sink sink_of(const image::DataRun& run) const;
   uint32_t first_protection(const image::Mapping& mapping) const;
   bool is_written(const image::Mapping& mapping) const;
   bool made_whole(const image::Mapping& mapping) const;
+  bool is_segment(const image::Mapping& mapping) const;
 
   const image::Metadata& metadata_;
   const image::Process& process_;
   std::vector<image::Mapping> mappings_;
   const ThreadFrames& frames_;
   const HostFiles& files_;
+  SysvSegments& segments_;
   std::map<uint32_t, SharedAnonymous> shared_;
   std::vector<Range> written_;  ///< sorted by start
 };

@@ -67,6 +67,9 @@ class PlanWriter {
     return data(std::as_bytes(std::span(&object, 1)), alignof(T) < 8 ? 8 : alignof(T));
   }
 
+  /// What lies at `address` of the child in the data area, here.
+  std::byte* local(uint64_t address) { return memory_ + (address - hole_.start); }
+
   /// What operation `index` does, for a failure report.
   std::string words(int64_t index) const;
 

@@ -77,10 +77,13 @@ void Restore::State::explain(const plan::Message* message) {
 }
 
 Restore::State::~State() {
-  if (!spawned_ || released_ || reaped_) return;
-  ::kill(spawned_->wait_pid, SIGKILL);
-  while (::waitpid(spawned_->wait_pid, nullptr, 0) < 0 && errno == EINTR) {
+  if (!spawned_ || released_) return;
+  if (!reaped_) {
+    ::kill(spawned_->wait_pid, SIGKILL);
+    while (::waitpid(spawned_->wait_pid, nullptr, 0) < 0 && errno == EINTR) {
+    }
   }
+  if (!place_.ipc_namespace) SysvSegments::remove_made(*plan_);
 }
 
 /// Only so that who looks at the child afterwards sees no trace of the restore: nothing depends on

@@ -33,10 +33,12 @@ Restore::State::State(const image::Metadata& metadata, const Options& options)
       kernel_(kernel_vdso()) {
   check_image();
   user_ = target_user(process_, options_, findings_);
-  places_ = choose_places(snapshot_, options_, findings_);
+  segments_ = std::make_unique<SysvSegments>(snapshot_, options_, user_, findings_);
+  places_ = choose_places(snapshot_, options_, segments_->own_namespace(), findings_);
   find_files();
   attributes_ = fit_attributes(snapshot_, here_, options_, parent_stays(places_.front(), options_),
                                findings_);
+  policies_ = std::make_unique<MemoryPolicies>(process_, findings_);
   check_seccomp(process_, findings_);
   check_thread_credentials(process_, user_, attributes_.lenient, findings_);
   findings_.check();
@@ -103,6 +105,8 @@ std::vector<image::Mapping> Restore::State::place_memory() {
   vdso_place_ = *place;
   space.take({vdso_place_, vdso_place_ + special_size});
   place_hole(space);
+  space.take({hole_.start, hole_.end});
+  segments_->take_room(space);
   return mappings;
 }
 
@@ -127,12 +131,14 @@ void Restore::State::place_hole(AddressSpace& space) {
   const uint64_t threads = process_.threads.size();
   const uint64_t max_ops = metadata_.runs.size() * 2 + process_.mappings.size() * 14 +
                            threads * 160 + process_.descriptors.size() * 4 +
-                           process_.patches.size() + snapshot_.objects.size() * 8 + locks + guards +
-                           messages + process_.posix_timers.size() * 2 + 1024;
-  const uint64_t data = frame_bytes + patch_bytes + threads * 65536 +
-                        process_.mappings.size() * 512 + process_.descriptors.size() * 4200 +
-                        process_.auxv.size() + locks * sizeof(struct flock) + message_bytes +
-                        process_.posix_timers.size() * sizeof(plan::Timer) + (1u << 20);
+                           process_.patches.size() + snapshot_.objects.size() * 16 + locks +
+                           guards + process_.memory_policies.size() + messages +
+                           process_.posix_timers.size() * 2 + 1024;
+  const uint64_t data =
+      frame_bytes + patch_bytes + threads * 65536 + process_.mappings.size() * 512 +
+      process_.descriptors.size() * 4200 + process_.auxv.size() + snapshot_.objects.size() * 512 +
+      process_.memory_policies.size() * 256 + locks * sizeof(struct flock) + message_bytes +
+      process_.posix_timers.size() * sizeof(plan::Timer) + (1u << 20);
   hole_.plan_size = round_up(kPageSize + max_ops * sizeof(plan::Op) + data);
   hole_.text_size = round_up(stub_image().size());
   hole_.stacks_size = (threads + 1) * plan::kStackSize;  // one for processes of its own
@@ -159,8 +165,11 @@ void Restore::State::make_plan(std::vector<image::Mapping> mappings) {
   helpers_.hand(channel_->ring_fd());
   helpers_.hand(stub_.get());
   helpers_.hand(plan_->file());
-  memory_ = std::make_unique<MemoryPlan>(metadata_, std::move(mappings), frames_, *files_);
+  memory_ =
+      std::make_unique<MemoryPlan>(metadata_, std::move(mappings), frames_, *files_, *segments_);
+  policies_->add_of_leader(*plan_);
   memory_->add_mappings(*plan_, handed_);
+  policies_->add_of_memory(*plan_);
   add_stream();
   for (const char* part : {"memory", "process"}) {
     plan_->op(plan::OpKind::await_plan, {}, fmt::format("wait for the plan of the {}", part));

@@ -68,6 +68,7 @@ void Restore::State::write_second_part() {
                               hole_,
                               user_,
                               attributes_,
+                              *policies_,
                               place_.keep_ids,
                               spawned_->drop_capabilities,
                               exit_address,

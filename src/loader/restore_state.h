@@ -13,11 +13,13 @@
 #include "loader/host_files.h"
 #include "loader/identity.h"
 #include "loader/memory_plan.h"
+#include "loader/memory_policies.h"
 #include "loader/open_files.h"
 #include "loader/plan_writer.h"
 #include "loader/process_plan.h"
 #include "loader/restore.h"
 #include "loader/spawn.h"
+#include "loader/sysv_segments.h"
 #include "loader/thread_frames.h"
 #include "loader/thread_plan.h"
 #include "loader/vdso_x86_64.h"
@@ -55,8 +57,10 @@ struct Restore::State {
   std::vector<Place> places_;
   std::unique_ptr<HostFiles> files_;
   std::unique_ptr<OpenFiles> open_files_;
+  std::unique_ptr<SysvSegments> segments_;
   ProcessSettings settings_;
   Attributes attributes_;
+  std::unique_ptr<MemoryPolicies> policies_;
   UniqueFd removed_cwd_;  ///< the working directory, where its name is gone
   ThreadFrames frames_;
   Hole hole_;

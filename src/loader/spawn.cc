@@ -194,7 +194,9 @@ std::optional<Spawned> spawn(const SpawnRequest& request, SpawnFailure* failure)
   const bool init = place.pid_namespace && request.pid != 1;
   const bool helper = !init && (place.pid_namespace || place.clocks || place.user_namespace);
 
+  // With both, the user namespace is made first and owns the other.
   uint64_t flags = place.user_namespace ? CLONE_NEWUSER : 0;
+  if (place.ipc_namespace) flags |= CLONE_NEWIPC;
   if (init) flags |= CLONE_NEWPID | CLONE_NEWNS;
   // The child keeps them blocked until its registers are loaded: libc's own two as well, which its
   // functions leave out.

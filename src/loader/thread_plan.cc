@@ -147,6 +147,7 @@ void add_thread_state(PlanWriter& plan, const ThreadPlanInput& input, size_t ind
   plan.call(SYS_prctl, {PR_SET_NAME, plan.text(thread.name.substr(0, 15)), 0, 0, 0},
             "name a thread");
   add_scheduling(plan, input.attributes, input.process, index);
+  input.policies.add_of_thread(plan, index);
   add_alt_stack(plan, thread);
   plan.op(OpKind::note_tid, {input.tids + index * sizeof(int32_t)}, "note the tid");
 }

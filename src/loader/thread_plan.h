@@ -9,6 +9,7 @@
 #include "image/model.h"
 #include "loader/attributes.h"
 #include "loader/identity.h"
+#include "loader/memory_policies.h"
 #include "loader/plan_writer.h"
 #include "loader/thread_frames.h"
 
@@ -20,6 +21,7 @@ struct ThreadPlanInput {
   const Hole& hole;
   const std::optional<TargetUser>& user;
   const Attributes& attributes;
+  const MemoryPolicies& policies;
   bool keep_ids = false;
   bool drop_capabilities = false;
   uint64_t exit_code = 0;  ///< its address in the child

@@ -82,6 +82,7 @@ void visit_members(auto& visit, Is<OfferMessage> auto& x) {
   visit("open_files", x.offer.open_files);
   visit("any_address", x.offer.any_address);
   visit("sockets", x.offer.sockets);
+  visit("segments", x.offer.segments);
 }
 
 void visit_members(auto& visit, Is<Answer> auto& x) {
@@ -277,7 +278,7 @@ concept Record = requires(T& value, NoVisitor& visitor) {
 };
 
 template <typename T>
-concept OfImage = Is<T, image::Needs> || Is<T, image::File>;
+concept OfImage = Is<T, image::Needs> || Is<T, image::File> || Is<T, image::SysvSegment>;
 
 template <typename T>
 json to_value(const T& value) {

@@ -51,6 +51,7 @@ struct Offer {
   std::vector<image::File> mapped_files;
   std::vector<image::File> open_files;
   std::vector<NamedSocket> sockets;
+  std::vector<image::SysvSegment> segments;  ///< whose ids the child wants
 };
 
 /// The destination accepts.

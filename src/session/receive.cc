@@ -14,6 +14,7 @@
 #include "image/format.h"
 #include "image/host.h"
 #include "loader/restore.h"
+#include "loader/sysv_segments.h"
 #include "session/attend_child.h"
 #include "session/file_check.h"
 #include "session/image_input.h"
@@ -88,6 +89,13 @@ void Reception::say(FrameType type, std::span<const std::byte> body, std::string
   worker_.link.write(type, body, {worker_.options.deadlines.progress, what});
 }
 
+/// With this process's own rights: the child takes its user's when they are made.
+void check_segments(const Offer& offer, bool same_boot, std::vector<Reason>& reasons) {
+  const loader::SegmentOutlook outlook =
+      loader::look_for_segments(offer.segments, offer.move && same_boot, false);
+  reasons.insert(reasons.end(), outlook.reasons.begin(), outlook.reasons.end());
+}
+
 /// Can it go on here, and may it? All that is known to be against it, at once.
 std::vector<Reason> Reception::find_reasons() {
   const image::Host here = image::this_host();
@@ -97,8 +105,9 @@ std::vector<Reason> Reception::find_reasons() {
     user_ = choose_user(offer_, worker_.options.users);
     user_chosen_ = true;
     if (offer_.spooled) spooled_.emplace(worker_.options.spool, move_id_, user_);
-    const ActingAs acting(user_);
     const bool same_boot = here.boot_id == offer_.needs.host.boot_id;
+    check_segments(offer_, same_boot, reasons);
+    const ActingAs acting(user_);
     files_ = check_files(offer_, same_boot, reasons);
     check_sockets(offer_, same_boot, reasons);
   } catch (const Refusal& refusal) {

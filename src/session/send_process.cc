@@ -73,6 +73,7 @@ Offer make_offer(const tracer::Examination& examination, const SendOptions& opti
   for (const tracer::OpenSocket& open : examination.sockets) {
     offer.sockets.push_back(named_socket(open));
   }
+  if (!options.capture.drop_attributes) offer.segments = examination.segments;
   return offer;
 }
 

@@ -38,6 +38,7 @@ class Items {
       : report_(report), snapshot_(report.snapshot), into_file_(into_file) {}
 
   void add_memory();
+  void add_segments();
   void add_process();
   void add_mapped_files();
   void add_descriptors();
@@ -65,6 +66,16 @@ void Items::add_memory() {
   add(Fate::carried,
       fmt::format("{}, {}, {}", amount, counted(process.mappings.size(), "mapping", "mappings"),
                   counted(process.threads.size(), "thread", "threads")));
+}
+
+void Items::add_segments() {
+  for (const image::Object& object : snapshot_.objects) {
+    if (!object.segment) continue;
+    const image::SysvSegment& segment = *object.segment;
+    std::string words = fmt::format("SysV segment {}, {}", segment.id, human_bytes(segment.size));
+    if (segment.key != 0) words += fmt::format(", key {:#x}", static_cast<uint32_t>(segment.key));
+    add(Fate::carried, words + (segment.removed ? ", removed" : ""));
+  }
 }
 
 /// What only the stopped process tells.
@@ -243,6 +254,7 @@ std::vector<CheckItem> items_of(const CheckReport& report, bool into_file) {
   if (!report.known) return {};
   Items items(report, into_file);
   items.add_memory();
+  items.add_segments();
   items.add_process();
   items.add_mapped_files();
   items.add_descriptors();

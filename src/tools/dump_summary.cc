@@ -8,6 +8,7 @@
 
 #include "base/text.h"
 #include "image/json.h"
+#include "image/memory_policy.h"
 #include "image/socket_words.h"
 #include "tools/byte_words.h"
 #include "tools/field_words.h"
@@ -117,6 +118,7 @@ std::string attributes_of(const Thread& thread) {
   if (thread.nice != 0) add(fmt::format("nice {}", thread.nice));
   if (!thread.cpus.empty()) add(fmt::format("CPU {}", fmt::join(thread.cpus, ",")));
   if (thread.io_priority != 0) add(io_priority_words(static_cast<uint64_t>(thread.io_priority)));
+  if (thread.memory_policy.mode != 0) add("memory " + policy_words(thread.memory_policy));
   if (thread.settings.parent_death_signal != 0)
     add("PR_SET_PDEATHSIG " + signal_word(thread.settings.parent_death_signal));
   if (thread.credentials) {
@@ -270,6 +272,29 @@ void print_mappings(const Metadata& metadata, uint32_t index, bool each, std::FI
   }
 }
 
+void print_segments(const Snapshot& snapshot, std::FILE* out) {
+  const char* label = "segments";
+  for (const Object& object : snapshot.objects) {
+    if (!object.segment) continue;
+    const SysvSegment& segment = *object.segment;
+    line(out, label, "SysV {}, {}, mode {:03o}, {}{}{}", segment.id,
+         segment.key == 0 ? "IPC_PRIVATE"
+                          : fmt::format("key {:#x}", static_cast<uint32_t>(segment.key)),
+         segment.mode, human_bytes(segment.size), segment.removed ? ", removed" : "",
+         segment.locked ? ", SHM_LOCK" : "");
+    label = "";
+  }
+}
+
+void print_policies(const Process& process, std::FILE* out) {
+  const char* label = "policies";
+  for (const RangePolicy& own : process.memory_policies) {
+    line(out, label, "{:012x}-{:012x} {}", own.range.start, own.range.end,
+         policy_words(own.policy));
+    label = "";
+  }
+}
+
 template <typename T>
 void print_each(const char* label, const std::vector<T>& list, const auto& title, std::FILE* out) {
   if (!list.empty()) fmt::print(out, "{}\n", label);
@@ -310,6 +335,8 @@ void print_summary(const Metadata& metadata, const SummaryOptions& options, std:
     print_signals(process, options, out);
     print_timers(process, out);
     print_mappings(metadata, i, options.mappings || options.all, out);
+    print_policies(process, out);
+    if (i == 0) print_segments(snapshot, out);
   }
   if (options.all) print_everything(snapshot, out);
 }

@@ -6,6 +6,7 @@
 #include <map>
 #include <string_view>
 
+#include "image/memory_policy.h"
 #include "tools/byte_words.h"
 #include "tools/descriptor_words.h"
 #include "tools/kernel_words.h"
@@ -30,6 +31,13 @@ using BytesWords = std::string (*)(ByteSpan);
 
 std::string octal(uint64_t value) {
   return fmt::format("{:03o}", value);
+}
+std::string sysv_key(uint64_t value) {
+  const auto key = static_cast<uint32_t>(value);
+  return key == 0 ? "IPC_PRIVATE" : fmt::format("{:#x}", key);
+}
+std::string memory_policy(uint64_t value) {
+  return image::policy_words({static_cast<int32_t>(value), {}});
 }
 std::string limit(uint64_t value) {
   return value == ~uint64_t{0} ? "RLIM_INFINITY" : std::to_string(value);
@@ -69,6 +77,8 @@ const std::map<std::string_view, NumberWords>& number_words() {
       {"objects.mode", file_mode_words},
       {"socket.mode", file_mode_words},
       {"objects.seals", seal_words},
+      {"segment.key", sysv_key},
+      {"segment.mode", octal},
       {"timer.clock", clock_name},
       {"timer.flags", timer_fd_flag_words},
       {"posix_timers.clock", clock_name},
@@ -95,6 +105,8 @@ const std::map<std::string_view, NumberWords>& number_words() {
       {"scheduling.policy", scheduling_policy_word},
       {"scheduling.flags", scheduling_flag_words},
       {"io_priority", io_priority_words},
+      {"policy.mode", memory_policy},
+      {"memory_policy.mode", memory_policy},
       {"seccomp_mode", seccomp_mode_word},
       {"time_stamp_counter", time_stamp_counter_word},
       {"store_bypass", speculation_words},

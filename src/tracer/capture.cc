@@ -18,7 +18,9 @@
 #include "base/io.h"
 #include "tracer/capture_state.h"
 #include "tracer/debug_registers_x86_64.h"
+#include "tracer/ipc_namespace.h"
 #include "tracer/large_queues.h"
+#include "tracer/memory_policy.h"
 #include "tracer/posix_timers.h"
 #include "tracer/process_state.h"
 #include "tracer/ptrace.h"
@@ -105,6 +107,12 @@ bool has_locked_memory(pid_t pid) {
   return locked == status.end() || locked->second != "0 kB";
 }
 
+std::vector<Range> ranges_of(const auto& mappings) {
+  std::vector<Range> ranges;
+  for (const auto& mapping : mappings) ranges.push_back(mapping.range);
+  return ranges;
+}
+
 /// The kernel gives execute-only memory a key of its own, and gives it again.
 void leave_execute_only_keys(image::Process& process) {
   for (image::Mapping& mapping : process.mappings) {
@@ -164,6 +172,11 @@ void Capture::State::read_process_wide(image::Process& process, const std::vecto
     if (fork_would_lose(maps, copied, examination.not_forked)) copy.reset();
   }
   if (!copy) ask_process(calls, original, examination.needs.host, process);
+  if (!copy) process.threads.front().memory_policy = ask_thread_policy(calls, original);
+  // A fork has no policies for what it lacks.
+  if (!copy || !examination.not_forked.empty()) {
+    process.memory_policies = ask_range_policies(calls, original, ranges_of(maps));
+  }
 }
 
 user_regs_struct Capture::State::going_on(const image::Thread& thread) {
@@ -190,6 +203,7 @@ void Capture::State::take_stock(const std::vector<MapsLine>& maps,
   input.relay = options.relay;
   input.forked = options.forked;
   input.leave_children = options.leave_children;
+  input.own_segments = options.own_segments;
   input.relay_input = options.relay_input;
   input.earlier = examination.inventory.get();
   input.copy = copy ? copy->pid() : 0;
@@ -223,6 +237,11 @@ void Capture::State::describe_copy(image::Process& process) {
   {
     RemoteSyscalls calls(thread, copy->memory(), *site, thread.registers);
     ask_process(calls, copy->memory(), examination.needs.host, process);
+    process.threads.front().memory_policy = ask_thread_policy(calls, copy->memory());
+    if (examination.not_forked.empty()) {
+      process.memory_policies =
+          ask_range_policies(calls, copy->memory(), ranges_of(inventory.mappings));
+    }
     if (refresh_from_copy) refresh_flags(inventory, read_smaps(copy->pid()));
     if (!inventory.obstacles.empty()) throw Refusal(Failure::cannot_carry, inventory.obstacles);
     if (!options.glance) copied_pages = PagePipe::make(calls, copy->memory());
@@ -370,6 +389,19 @@ void Capture::end_original() {
     }
   }
   state.stopped.reset();
+  state.remove_own_segments();
+}
+
+/// What it made itself has gone along, and nobody else would ever remove it here.
+void Capture::State::remove_own_segments() const {
+  for (const image::Object& object : inventory.objects) {
+    if (!object.segment || object.segment->removed || object.segment->creator != pid) continue;
+    try {
+      inventory.ipc_namespace->remove_unused(*object.segment);
+    } catch (const Error&) {
+      // The process has moved all the same.
+    }
+  }
 }
 
 void Capture::release() {

@@ -33,6 +33,8 @@ struct Options {
   bool drop_locks = false;        ///< accepts the loss of file locks and leases
   bool drop_connections = false;  ///< of a move: accepts that those break which nobody has accepted
   bool leave_children = false;    ///< accepts that the child has none of the process's children
+  bool own_segments = false;  ///< accepts that the child has SysV segments of its own in place of
+                              ///< those that other processes have attached, too
   bool relay = false;        ///< a ghost will stand here: what pipes, stream sockets and terminals
                              ///< lead to stays reachable through it
   bool relay_input = false;  ///< standard input too; else the child finds it empty
@@ -49,7 +51,8 @@ struct Options {
   std::function<bool()> interrupted = [] { return false; };
 
   bool accepts_losses() const {
-    return !drop_fds.empty() || drop_timers || drop_locks || drop_attributes || leave_children;
+    return !drop_fds.empty() || drop_timers || drop_locks || drop_attributes || leave_children ||
+           own_segments;
   }
 };
 
@@ -73,6 +76,7 @@ struct Examination {
       mapped_files;  ///< that mappings or the executable name; digests where there is no build-id
   std::vector<image::File> open_files;  ///< that descriptors or writable shared mappings name
   std::vector<OpenSocket> sockets;      ///< that are bound or connected to a name
+  std::vector<image::SysvSegment> segments;  ///< that it has attached
   std::vector<int32_t> tids;            ///< as the process sees them, its pid first
   /// Ranges with MADV_DONTFORK or MADV_WIPEONFORK.
   std::vector<Range> not_forked;

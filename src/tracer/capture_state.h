@@ -76,6 +76,7 @@ struct Capture::State {
   void assemble(image::Process process);
   void read(const Piece& piece, std::span<std::byte> buffer);
   void let_go();
+  void remove_own_segments() const;
 };
 
 }  // namespace rfork::tracer

@@ -136,14 +136,29 @@ void add_memory_runs(Contents& contents, const PageScanner& scanner, const Proce
   }
 }
 
+// The addresses where `window` shows what isn't a hole of `file`, which may be none (-1).
+std::vector<Range> data_addresses(const Window& window, int file) {
+  const Range whole{window.range.start, page_up(window.range.end)};
+  std::vector<Range> ranges{whole};
+  if (file >= 0) ranges = data_ranges(file, whole.end);
+  std::vector<Range> addresses;
+  for (const Range& range : ranges) {
+    const Range shown{std::max(range.start, whole.start), std::min(page_up(range.end), whole.end)};
+    if (shown.start >= shown.end) continue;
+    addresses.push_back(
+        {window.address + (shown.start - whole.start), window.address + (shown.end - whole.start)});
+  }
+  return addresses;
+}
+
 // Contents of an object that has no descriptor: only what mappings show of it, without the zero
 // pages.
 void add_mapped_object(std::vector<Piece>& pieces, const Inventory& inventory, const Object& object,
                        const ProcessMemory& original) {
   const PageScanner scanner(original);
+  const int holes = inventory.object_sources.at(object.id).holes.get();
   for (const Window& window : windows(inventory, Mapping::Kind::object, object.id, object.size)) {
-    const Range addresses{window.address, window.address + page_up(window.range.size())};
-    for (const Range& run : scanner.without_zero_pages({addresses})) {
+    for (const Range& run : scanner.without_zero_pages(data_addresses(window, holes))) {
       const uint64_t offset = window.range.start + (run.start - window.address);
       Piece piece;
       piece.run = {

@@ -128,6 +128,7 @@ Examination look_at(pid_t pid, const Options& options) {
   input.relay = options.relay;
   input.forked = options.forked;
   input.leave_children = options.leave_children;
+  input.own_segments = options.own_segments;
   input.relay_input = options.relay_input;
   auto inventory = std::make_shared<Inventory>(take_inventory(input));
 
@@ -166,6 +167,9 @@ Examination look_at(pid_t pid, const Options& options) {
     }
   }
   result.sockets = named_sockets(*inventory);
+  for (const image::Object& object : inventory->objects) {
+    if (object.segment) result.segments.push_back(*object.segment);
+  }
   result.tids = tids;
   for (const image::Mapping& mapping : inventory->mappings) {
     const uint32_t kNotForked = image::Mapping::dont_fork | image::Mapping::wipe_on_fork;

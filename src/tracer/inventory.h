@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <utility>
@@ -25,7 +26,10 @@ namespace rfork::tracer {
 struct ObjectSource {
   UniqueFd fd;  ///< empty: only through the process's own mappings
   uint64_t device = 0, inode = 0;
+  UniqueFd holes;  ///< without `fd`: tells where there is nothing; empty: that can't be known
 };
+
+class IpcNamespace;
 
 struct Inventory {
   std::vector<image::File> files;
@@ -45,6 +49,7 @@ struct Inventory {
   std::map<uint32_t, UniqueFd> relays;  ///< the process's own end, by Description id
   std::vector<Reason> obstacles;        ///< what can't be carried
   std::vector<SmapsEntry> smaps;        ///< what the flags of `mappings` were taken from
+  std::shared_ptr<IpcNamespace> ipc_namespace;  ///< of the process, if it has SysV segments
 };
 
 /// What a running or stopped process has of /proc/PID/maps, smaps and fd.
@@ -58,6 +63,7 @@ struct InventoryInput {
   bool relay = false, relay_input = false;
   bool forked = false;                 ///< what it shares with others is no obstacle
   bool leave_children = false;         ///< what it shares with its descendants is none
+  bool own_segments = false;           ///< SysV segments that it shares are none
   const Inventory* earlier = nullptr;  ///< digests are taken from there; the process is stopped
   pid_t copy = 0;                      ///< a copy of the process that was made for us; 0: none
 };

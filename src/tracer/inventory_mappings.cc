@@ -9,6 +9,7 @@
 
 #include "base/io.h"
 #include "image/leases.h"
+#include "tracer/attached_segments.h"
 #include "tracer/inventory.h"
 #include "tracer/special_files.h"
 
@@ -30,7 +31,8 @@ const SmapsEntry* entry_for(const std::vector<SmapsEntry>& smaps, const Range& r
 std::string obstacle_in(const std::string& name, const SmapsEntry* entry) {
   if (name.starts_with("anon_inode:")) return "belongs to " + kernel_object_in_words(name);
   if (name == "/secretmem") return "is secret memory (memfd_secret)";
-  if (name.starts_with("/SYSV")) return "is SysV shared memory";
+  if (name.starts_with("/SYSV") && entry != nullptr && entry->has("ht"))
+    return "is SysV shared memory in huge pages (SHM_HUGETLB)";
   if (name.starts_with("/[aio]") || name == "[aio]") return "is a ring of io_setup(2)";
   if (name == "[uprobes]") return "belongs to a uprobe";
   const bool special = name.starts_with("[v");  // [vvar] is marked as a device's memory too
@@ -183,6 +185,7 @@ void refresh_flags(Inventory& inventory, const std::vector<SmapsEntry>& smaps) {
 
 void add_mappings(Inventory& inventory, const InventoryInput& input) {
   const auto leases = image::Leases::of_this_host();
+  AttachedSegments segments(inventory, input);
   for (const MapsLine& line : input.maps) {
     const SmapsEntry* entry = entry_for(input.smaps, line.range);
     Mapping mapping = common_part(line, entry);
@@ -197,6 +200,8 @@ void add_mappings(Inventory& inventory, const InventoryInput& input) {
     } else if (line.name == "/anon_hugepage" && !line.shared) {
       mapping.offset = 0;
       inventory.mappings.push_back(std::move(mapping));
+    } else if (segments.is_segment(line)) {  // the first one's id, its inode, is 0
+      segments.add(line, std::move(mapping));
     } else if (line.inode == 0) {
       mapping.offset = 0;
       inventory.mappings.push_back(std::move(mapping));
@@ -206,6 +211,7 @@ void add_mappings(Inventory& inventory, const InventoryInput& input) {
       add_file_mapping(inventory, input, line, leases, std::move(mapping));
     }
   }
+  segments.finish();
 }
 
 }  // namespace rfork::tracer

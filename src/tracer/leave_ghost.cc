@@ -180,6 +180,7 @@ void Capture::leave_ghost() {
   set_call(state.pid, site.call_then_return(), SYS_pause, 0);
   state.stopped->detach();
   state.stopped.reset();
+  state.remove_own_segments();
 }
 
 }  // namespace rfork::tracer

@@ -34,20 +34,6 @@ bool is_same(pid_t pid, const KernelObjectFd& object, const Holder& other) {
   return ::syscall(SYS_kcmp, pid, other.pid, KCMP_FILE, object.fd, other.fd) == 0;
 }
 
-bool descends_from(pid_t pid, pid_t ancestor) {
-  while (pid > 1 && pid != ancestor) {
-    const auto status = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/status", pid));
-    pid = status ? std::atoi(value_of(*status, "PPid").value_or("0").c_str()) : 0;
-  }
-  return pid == ancestor;
-}
-
-std::string name_of(pid_t pid) {
-  std::string name = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/comm", pid)).value_or("?\n");
-  name.pop_back();
-  return name;
-}
-
 /// All processes were looked through while this one ran, so that it needn't wait for that now.
 bool looked_at_before(const Inventory* earlier, const KernelObjectFd& object) {
   if (earlier == nullptr) return false;
@@ -68,6 +54,20 @@ void add_obstacle(Inventory& inventory, const KernelObjectFd& object, pid_t hold
 }
 
 }  // namespace
+
+bool descends_from(pid_t pid, pid_t ancestor) {
+  while (pid > 1 && pid != ancestor) {
+    const auto status = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/status", pid));
+    pid = status ? std::atoi(value_of(*status, "PPid").value_or("0").c_str()) : 0;
+  }
+  return pid == ancestor;
+}
+
+std::string name_of(pid_t pid) {
+  std::string name = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/comm", pid)).value_or("?\n");
+  name.pop_back();
+  return name;
+}
 
 void refuse_shared_objects(Inventory& inventory, const InventoryInput& input,
                            std::vector<KernelObjectFd> objects) {

@@ -16,6 +16,10 @@ struct KernelObjectFd {
   std::string info;  ///< /proc/PID/fdinfo/N
 };
 
+bool descends_from(pid_t pid, pid_t ancestor);
+/// comm.
+std::string name_of(pid_t pid);
+
 /// Adds an obstacle for each of `objects` that a process we may look at shares.
 void refuse_shared_objects(Inventory& inventory, const InventoryInput& input,
                            std::vector<KernelObjectFd> objects);

@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "tracer/memory_policy.h"
 #include "tracer/proc_text.h"
 #include "tracer/process_state.h"
 #include "tracer/ptrace.h"
@@ -75,6 +76,8 @@ void ask_thread(CapturedThread& captured, const StoppedThread& stopped, const Pr
   }
   thread.clear_child_tid = memory.read_value<uint64_t>(calls.scratch());
   ask_settings(calls, memory, thread);
+  // The leader's a fork has too, which can be asked when the process goes on.
+  if (stopped.tid != memory.pid()) thread.memory_policy = ask_thread_policy(calls, memory);
   // They mean nothing to who has no capability, and each call lengthens the pause.
   const bool matter = stopped.tid == memory.pid() || captured.credentials.cap_permitted != 0;
   if (matter) captured.credentials.securebits = ask_securebits(calls);

@@ -405,7 +405,7 @@ def main(test, *arguments, user=False, isolated=True):
     if os.geteuid() == 0 and isolated and "RFORK_TEST_ISOLATED" not in os.environ:
         os.environ["RFORK_TEST_ISOLATED"] = "1"
         # The shell is the namespace's init and reaps orphans.
-        os.execvp("unshare", ["unshare", "--pid", "--fork", "--kill-child=KILL", "--mount", "--mount-proc",
+        os.execvp("unshare", ["unshare", "--pid", "--ipc", "--fork", "--kill-child=KILL", "--mount", "--mount-proc",
                               "sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-B", *sys.argv])
     if "RFORK_TEST_ISOLATED" not in os.environ:
         pr_set_child_subreaper = 36

@@ -244,7 +244,7 @@ def duplicate():
     traced_child(action)
 
 
-NEWTIME, NEWNET, NEWUSER, NEWPID = 0x80, 0x40000000, 0x10000000, 0x20000000
+NEWTIME, NEWNET, NEWUSER, NEWPID, NEWIPC = 0x80, 0x40000000, 0x10000000, 0x20000000, 0x08000000
 
 # In the words of docs/rootless.md, first column.
 PROBES = {
@@ -260,6 +260,8 @@ PROBES = {
     "clone3(2) with set_tid": lambda: set_tid(30123),
     "unshare(CLONE_NEWUSER)": lambda: in_child(lambda: call(272, NEWUSER)),
     "unshare(CLONE_NEWPID)": lambda: in_child(lambda: call(272, NEWPID)),
+    "unshare(CLONE_NEWIPC)": lambda: in_child(lambda: call(272, NEWIPC)),
+    "write shm_next_id": lambda: write("/proc/sys/kernel/shm_next_id", "5"),
     "unshare(CLONE_NEWTIME)": lambda: in_child(lambda: call(272, NEWTIME)),
     "lower oom_score_adj": lambda: in_child(lower_oom_score),
     "SCHED_FIFO": lambda: in_child(lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))),
@@ -316,7 +318,7 @@ def documented():
 def compare(world, column):
     argv = [sys.executable, "-B", __file__, "measure"]
     if column == 1:
-        argv = ["unshare", "--user", "--map-current-user", "--keep-caps", "--pid", "--fork", "--mount", "--mount-proc", "--", *argv]
+        argv = ["unshare", "--user", "--map-current-user", "--keep-caps", "--pid", "--ipc", "--fork", "--mount", "--mount-proc", "--", *argv]
     script = world.folder / "rootless.py"
     # The ordinary user may not reach the source.
     for name in ("rootless.py", "harness.py"):

@@ -219,6 +219,7 @@ bool make_object(const std::string& kind) {
     void* at = shmat(id, nullptr, 0);
     MUST(shmctl(id, IPC_RMID, nullptr));
     EXPECT(at != reinterpret_cast<void*>(-1));
+    start_other_process();  // which has it, too
     return true;
   }
   if (kind == "aio") {

@@ -174,6 +174,12 @@ TEST_CASE("what images of version 1 got later comes back too") {
   thread.no_new_privs = true;
   thread.seccomp_mode = 2;
   thread.seccomp_filters = {1, 0};
+  thread.memory_policy = {3 | 1 << 15, {0, 2, 1023}};
+  process.memory_policies = {{{0x1000, 0x3000}, {2, {1}}}, {{0x5000, 0x6000}, {4, {}}}};
+  Object segment{
+      .id = 95, .kind = Object::Kind::sysv_segment, .name = "/SYSV0000002a", .size = 8192};
+  segment.segment = {5, -42, 4097, 0640, 1, 2, 3, 4, 4711, 1'700'000'000, true, true, 4026531839};
+  snapshot.objects.push_back(segment);
   Description& relayed = snapshot.descriptions.front();
   relayed.locks = {{FileLock::Kind::posix, true, 5, 100},
                    {FileLock::Kind::flock, false, 0, 0},

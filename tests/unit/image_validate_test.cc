@@ -26,6 +26,18 @@ struct Case {
 const Case kProcessCases[] = {
     {"no process", NoteType::process, [](Snapshot& s) { s.processes.clear(); }},
     {"no thread", NoteType::threads, [](Snapshot& s) { first(s).threads.clear(); }},
+    {"a policy with node 1024", NoteType::threads,
+     [](Snapshot& s) {
+       first(s).threads[0].memory_policy = {2, {1024}};
+     }},
+    {"a policy that is none", NoteType::process,
+     [](Snapshot& s) {
+       first(s).memory_policies = {{{0x1000, 0x2000}, {-1, {}}}};
+     }},
+    {"policies out of order", NoteType::process,
+     [](Snapshot& s) {
+       first(s).memory_policies = {{{0x3000, 0x4000}, {2, {0}}}, {{0x1000, 0x2000}, {2, {0}}}};
+     }},
     {"tid 0", NoteType::threads, [](Snapshot& s) { first(s).threads[1].tid = 0; }},
     {"a tid twice", NoteType::threads, [](Snapshot& s) { first(s).threads[1].tid = 5000; }},
     {"not the leader first", NoteType::threads, [](Snapshot& s) { first(s).threads[0].tid = 1; }},
@@ -107,6 +119,16 @@ const Case kSharedCases[] = {
     {"object id twice", NoteType::objects, [](Snapshot& s) { s.objects[1].id = 2; }},
     {"object of unknown file", NoteType::objects, [](Snapshot& s) { s.objects[2].file = 77; }},
     {"object without its file", NoteType::objects, [](Snapshot& s) { s.objects[2].file.reset(); }},
+    {"a segment without its facts", NoteType::objects,
+     [](Snapshot& s) { s.objects[0].kind = Object::Kind::sysv_segment; }},
+    {"a memfd with those of a segment", NoteType::objects,
+     [](Snapshot& s) { s.objects[0].segment.emplace().size = 1; }},
+    {"a segment larger than its pages", NoteType::objects,
+     [](Snapshot& s) {
+       s.objects[0].kind = Object::Kind::sysv_segment;
+       s.objects[0].size = 4096;
+       s.objects[0].segment.emplace().size = 4097;
+     }},
     {"memfd with a file", NoteType::objects, [](Snapshot& s) { s.objects[0].file = 1; }},
     {"object size", NoteType::objects, [](Snapshot& s) { s.objects[0].size = ~0ull; }},
     {"description twice", NoteType::descriptions, [](Snapshot& s) { s.descriptions[0].id = 2; }},

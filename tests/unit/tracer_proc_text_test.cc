@@ -6,6 +6,7 @@
 #include <csignal>
 #include <stdexcept>
 
+#include "image/sysv_table.h"
 #include "tracer/posix_timers.h"
 #include "tracer/proc_text.h"
 #include "tracer/thread_attributes.h"
@@ -34,6 +35,29 @@ TEST_CASE("maps lines are parsed with all their fields") {
   CHECK(lines[1].shared);
   CHECK(lines[2].name == "[stack]");
   CHECK(lines[3].name.empty());
+}
+
+TEST_CASE("lines of sysvipc are parsed with all their fields") {
+  const auto lines = image::parse_sysv_lines(
+      "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  "
+      "cgid  "
+      "    atime      dtime      ctime                   rss                  swap\n"
+      "-1534444175         77  3644                   100 10559     9      2     1     2     3     "
+      "4 "
+      "         5          6 1795286826                     0                     0\n"
+      "         0 2147450880   600  18446744073709551615     1     1      0     0     0     0     "
+      "0 "
+      "         0          0          7                     0                     0\n");
+  REQUIRE(lines.size() == 2);
+  const image::SysvSegment want{77, -1534444175, 100,        0644, 1,    2, 3,
+                                4,  10559,       1795286826, true, true, 0};
+  CHECK(lines[0].segment == want);
+  CHECK(lines[0].attached == 2);
+  CHECK(lines[1].segment.id == 2147450880);
+  CHECK(lines[1].segment.size == UINT64_MAX);
+  CHECK(lines[1].segment.changed_s == 7);
+  CHECK_FALSE(lines[1].segment.removed);
+  CHECK(image::parse_sysv_lines("").empty());
 }
 
 TEST_CASE("a newline in a path comes back") {

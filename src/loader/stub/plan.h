@@ -50,6 +50,7 @@ enum class OpKind : uint16_t {
   note_tid,         // [0] address where the caller's tid is written
   make_timer,       // [0] address of a Timer: timer_create until it has its id
   start_timer,      // [0] address of a Timer that is made
+  make_segment,     // [0] address of a Segment: shmget until it has its id
   set_owner,        // [0] descriptor, [1] F_OWNER_*, [2] address of a tid; or 0: the process, or
                     // its group
 };
@@ -70,6 +71,18 @@ struct Timer {
 };
 static_assert(sizeof(Timer::Event) == 64);
 
+/// A segment of shmget(2) as it is to be. What was made is removed again unless the child runs.
+struct Segment {
+  uint64_t next_id;  // path of the file that takes the id that the next one gets; 0: any id will do
+  uint64_t id_text;  // what is to be written there
+  uint64_t id_text_size;
+  uint64_t size;
+  int32_t id;  // wanted
+  int32_t key;
+  int32_t flags;          // of shmget(2)
+  volatile int32_t made;  // its id; -1: it isn't made yet, or was there before
+};
+
 enum class Rule : uint8_t {
   exact,         // the result must be `expected`
   non_negative,  // anything that is no error
@@ -81,7 +94,8 @@ struct Op {
   Rule rule;
   uint8_t own_tid;  // bit N: argument N is replaced by the caller's tid
   uint8_t own_pid;  // bit N: argument N is replaced by the pid
-  uint8_t unused[3];
+  uint8_t pointed;  // bit N: argument N is the address of an int32_t that is given in its place
+  uint8_t unused[2];
   uint64_t number;
   uint64_t arguments[6];
   int64_t expected;
@@ -117,6 +131,7 @@ struct Header {
   volatile uint32_t leaving;   // threads that have not left the hole; the last one unmaps it
   volatile uint64_t streamed;  // bytes of page data that have been taken
   uint64_t own_pid;
+  uint64_t segments, segment_count;  // address of the first Segment, which follow one another
 };
 
 enum class MessageKind : uint32_t {

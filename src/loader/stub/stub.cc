@@ -17,6 +17,7 @@
 #include <sys/syscall.h>
 
 #include "plan.h"
+#include "segments.h"
 #include "stream.h"
 #include "syscall_x86_64.h"
 #include "talk.h"
@@ -122,6 +123,9 @@ long do_syscall(Header* header, const Op& op) {
     a[i] = op.arguments[i];
     if ((op.own_tid & (1u << i)) != 0) a[i] = static_cast<uint64_t>(system_call(SYS_gettid));
     if ((op.own_pid & (1u << i)) != 0) a[i] = header->own_pid;
+    if ((op.pointed & (1u << i)) != 0) {
+      a[i] = static_cast<uint64_t>(int64_t{*reinterpret_cast<const volatile int32_t*>(a[i])});
+    }
   }
   const long result = system_call(static_cast<long>(op.number), a[0], a[1], a[2], a[3], a[4], a[5]);
   if (op.rule == Rule::ignore) return 0;
@@ -155,7 +159,7 @@ void await_left(Header* header, uint32_t count) {
 
 void say_ready(Header* header) {
   send_message(header, MessageKind::ready, 0, 0, 0);
-  if (receive(header).kind != MessageKind::go) end_process();
+  if (receive(header).kind != MessageKind::go) end_process(header);
   send_message(header, MessageKind::running, 0, 0, 0);
 }
 
@@ -229,6 +233,8 @@ long step(Walker& walker, const Op& op) {
       return 0;
     case OpKind::make_timer:
       return make_timer(*reinterpret_cast<const Timer*>(a[0]));
+    case OpKind::make_segment:
+      return make_segment(*reinterpret_cast<Segment*>(a[0]));
     case OpKind::set_owner:
       return set_owner(a[0], a[1], a[2], header->own_pid);
     case OpKind::start_timer:
