@@ -235,7 +235,8 @@ struct Description {
   FileTimer timer;
   std::vector<EpollWatch> watches;
   /// Of a pipe: the description that has what is in it. Of a unix socket: the one that it is
-  /// connected to; 0: none of the process's.
+  /// connected to; 0: none of the process's. Of a relayed terminal: the first one of the same
+  /// terminal; 0: itself.
   uint32_t other = 0;
   uint64_t capacity = 0;  ///< of a pipe, bytes: F_GETPIPE_SZ; of a socket: SO_RCVBUF as it is read
   std::vector<Bytes> queued;  ///< what can be read: of a pipe in packet mode a packet each

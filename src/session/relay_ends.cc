@@ -94,6 +94,11 @@ RelayPair make_relay_pair(const image::Description& description) {
   return pair;
 }
 
+UniqueFd open_again(const image::Description& description, int fd) {
+  const int flags = description.flags & (O_ACCMODE | O_NONBLOCK | O_APPEND);
+  return open_or_throw(fmt::format("/proc/self/fd/{}", fd), flags | O_NOCTTY);
+}
+
 namespace {
 
 /// Whether a thread in the system call that /proc/PID/task/TID/syscall shows waits for `inode`.

@@ -47,6 +47,7 @@ struct Inventory {
   uint32_t executable = 0;
   bool executable_deleted = false;
   std::map<uint32_t, UniqueFd> relays;  ///< the process's own end, by Description id
+  std::map<dev_t, uint32_t> relayed_terminals;  ///< Description id by terminal
   std::vector<Reason> obstacles;        ///< what can't be carried
   std::vector<SmapsEntry> smaps;        ///< what the flags of `mappings` were taken from
   std::shared_ptr<IpcNamespace> ipc_namespace;  ///< of the process, if it has SysV segments

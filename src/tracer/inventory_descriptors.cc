@@ -42,6 +42,7 @@ struct OpenFd {
   int carrier = -1;  // the number of a socket in which it is on its way
   std::string path;  // without " (deleted)"
   struct stat status {};
+  dev_t terminal = 0;  // the terminal that it leads to, /dev/tty too; 0: none
   int64_t offset = 0;
   int32_t flags = 0;
   bool close_on_exec = false;
@@ -56,6 +57,23 @@ std::vector<int> list_fds(pid_t pid) {
   return *std::move(fds);
 }
 
+bool is_terminal(const struct stat& status) {
+  if (!S_ISCHR(status.st_mode)) return false;
+  const unsigned number = major(status.st_rdev);
+  return number == 4 || number == 5 || (number >= 136 && number <= 143) || number == 204;
+}
+
+// /dev/tty is the controlling terminal, and /dev/console one of several.
+dev_t terminal_behind(pid_t pid, int fd, const struct stat& status) {
+  constexpr unsigned long kGetDevice = _IOR('T', 0x32, unsigned);  // TIOCGDEV, tty_ioctl(2)
+  if (!is_terminal(status)) return 0;
+  if (major(status.st_rdev) != 5) return status.st_rdev;
+  unsigned device = 0;
+  const UniqueFd own = duplicate_descriptor(pid, fd);
+  if (minor(status.st_rdev) == 2 || ::ioctl(own.get(), kGetDevice, &device) != 0) return 0;
+  return makedev((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xfff00));
+}
+
 std::optional<OpenFd> look_at(pid_t pid, int fd) {
   OpenFd open;
   open.pid = pid;
@@ -66,6 +84,7 @@ std::optional<OpenFd> look_at(pid_t pid, int fd) {
   if (!link || !info || ::stat(path.c_str(), &open.status) != 0)
     return std::nullopt;  // closed meanwhile
   open.path = *link;
+  open.terminal = terminal_behind(pid, fd, open.status);
   constexpr std::string_view kDeleted = " (deleted)";
   // A file with other names left may be called so itself.
   if (open.path.ends_with(kDeleted) &&
@@ -95,12 +114,6 @@ bool is_stateless_device(const struct stat& status) {
   const unsigned number = minor(status.st_rdev);
   return number == 3 || number == 5 || number == 7 || number == 8 ||
          number == 9;  // Documentation/admin-guide/devices.txt
-}
-
-bool is_terminal(const struct stat& status) {
-  if (!S_ISCHR(status.st_mode)) return false;
-  const unsigned number = major(status.st_rdev);
-  return number == 4 || number == 5 || (number >= 136 && number <= 143) || number == 204;
 }
 
 SpecialFd special(const OpenFd& open) {
@@ -314,6 +327,12 @@ bool needs_number(const Description& description) {
          description.kind == Description::Kind::kernel_file;
 }
 
+// The description that stands for this terminal already; 0: none.
+uint32_t relayed_already(const Inventory& inventory, dev_t terminal) {
+  const auto found = inventory.relayed_terminals.find(terminal);
+  return terminal == 0 || found == inventory.relayed_terminals.end() ? 0 : found->second;
+}
+
 // Decides how a description is carried; false, with an obstacle noted, when it can't be.
 bool describe(Inventory& inventory, const InventoryInput& input, const OwnChannels& channels,
               const OwnFifos& fifos, const Finder& find, const OpenFd& open, bool on_stdio,
@@ -354,7 +373,12 @@ bool describe(Inventory& inventory, const InventoryInput& input, const OwnChanne
       description.kind = Description::Kind::relay;
       description.relay = *relay;
       if (*relay == Description::RelayType::terminal) {
+        if (const uint32_t same = relayed_already(inventory, open.terminal); same != 0) {
+          description.other = same;
+          return true;
+        }
         describe_terminal(own.get(), input.relay_input, description);
+        inventory.relayed_terminals.emplace(open.terminal, description.id);
       }
       inventory.relays.emplace(description.id, std::move(own));
       return true;
@@ -417,7 +441,7 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
     if (input.drop_fds.contains(fd)) continue;
     const auto open = look_at(input.pid, fd);
     if (!open) continue;
-    if (fd <= 2 && is_terminal(open->status)) terminal = open->status.st_rdev;
+    if (fd <= 2 && open->terminal != 0) terminal = open->terminal;
     const auto known = std::ranges::find_if(firsts, [&](const OpenFd& first) {
       return !gets_no_input(input, first) && !gets_no_input(input, *open) &&
              same_description(first, *open);
@@ -439,7 +463,7 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
   for (size_t i = 0; i < firsts.size(); ++i) {
     const OpenFd& open = firsts[i];
     const bool on_stdio =
-        open.fd <= 2 || (is_terminal(open.status) && open.status.st_rdev == terminal);
+        open.fd <= 2 || (open.terminal != 0 && open.terminal == terminal);
     Description description;
     description.id = static_cast<uint32_t>(i + 1);
     InventoryInput there = input;

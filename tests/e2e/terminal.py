@@ -72,6 +72,22 @@ while not os.path.exists("go"): time.sleep(0.01)
 for line in sys.stdin: print("later", repr(line), flush=True)
 '''
 
+# As pagers and editors do: keys come from a descriptor of the terminal that it has opened itself.
+AGAIN = r'''
+import os, termios
+named = os.open(os.ttyname(0), os.O_RDWR)
+controlling = os.open("/dev/tty", os.O_RDONLY)
+print("program", os.getpid(), flush=True)
+def modes(): return [termios.tcgetattr(fd) for fd in (0, 1, named, controlling)]
+for fd in (controlling, named, 0, controlling):
+    line = os.read(fd, 100)
+    os.write(named, b"%d read %r\n" % (fd, line))
+changed = termios.tcgetattr(named)
+changed[3] &= ~termios.ECHO
+termios.tcsetattr(named, termios.TCSANOW, changed)
+print("one terminal", all(one == changed for one in modes()), os.fstat(named).st_rdev == os.fstat(0).st_rdev, flush=True)
+'''
+
 
 class Screen:
     """bash on a terminal of its own on the first of two hosts; a program in it can be moved to the second."""
@@ -83,6 +99,7 @@ class Screen:
         (world.folder / "lines.py").write_text(LINES)
         (world.folder / "later.py").write_text(LATER)
         (world.folder / "keys.py").write_text(KEYS)
+        (world.folder / "again.py").write_text(AGAIN)
         self.master, slave = pty.openpty()
         self.resize(24, 80)
         if world.drop:
@@ -273,7 +290,19 @@ def background(world):
     screen.finish()
 
 
-CASES = {"background": background, "lines": lines, "window": window, "job-control": job_control, "raw": raw}
+def again(world):
+    """A program that has opened its terminal again, by name and as /dev/tty, has one terminal there too."""
+    screen = Screen(world)
+    screen.run("again.py")
+    for line in ("one", "two", "three", "four"):
+        screen.type(line + "\n")
+        screen.expect(rf"\d read b'{line}\\n'\r\n")
+    screen.expect(r"one terminal True True\r\n")
+    screen.status(0)
+    screen.finish()
+
+
+CASES = {"again": again, "background": background, "lines": lines, "window": window, "job-control": job_control, "raw": raw}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")
