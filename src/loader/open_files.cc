@@ -136,6 +136,12 @@ OpenFiles::Opened OpenFiles::open_stdio(const Description& description) {
     const int fd = given[descriptor.fd];
     if (fd >= 0) opened.fd = fd;
   }
+  // A terminal that the process has opened again: the caller's, if it has one.
+  for (size_t i = 0; i < std::size(given) && opened.fd < 0; ++i) {
+    if (given[i] < 0 || ::isatty(given[i]) == 0) continue;
+    opened.own = reopen(given[i], description.flags);
+    opened.fd = opened.own.get();
+  }
   if (opened.fd < 0) {
     if (!null_) null_ = open_or_throw("/dev/null", O_RDWR);
     opened.fd = null_.get();

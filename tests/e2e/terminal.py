@@ -132,10 +132,14 @@ class Screen:
         self.text = self.text[found.end():]
         return found
 
-    def run(self, *arguments):
-        """Starts a program in the foreground and moves it."""
+    def start(self, *arguments):
+        """Starts a program in the foreground."""
         self.type(" ".join(["/usr/bin/python3", "-u", *arguments]) + "\n")
         self.pid = int(self.expect(r"program (\d+)\s+")[1])
+
+    def run(self, *arguments):
+        """Starts a program in the foreground and moves it."""
+        self.start(*arguments)
         self.world.trace("--move", self.pid, self.daemon.address, host=self.here, key=self.daemon.key).expect(0)
 
     def status(self, expected):
@@ -290,19 +294,36 @@ def background(world):
     screen.finish()
 
 
-def again(world):
-    """A program that has opened its terminal again, by name and as /dev/tty, has one terminal there too."""
-    screen = Screen(world)
-    screen.run("again.py")
+def one_terminal(screen):
+    """again.py reads what is typed, whichever of its descriptors it reads."""
     for line in ("one", "two", "three", "four"):
         screen.type(line + "\n")
         screen.expect(rf"\d read b'{line}\\n'\r\n")
     screen.expect(r"one terminal True True\r\n")
     screen.status(0)
+
+
+def again(world):
+    """A program that has opened its terminal again, by name and as /dev/tty, has one terminal there too."""
+    screen = Screen(world)
+    screen.run("again.py")
+    one_terminal(screen)
     screen.finish()
 
 
-CASES = {"again": again, "background": background, "lines": lines, "window": window, "job-control": job_control, "raw": raw}
+def foreground(world):
+    """So has a copy in the foreground of rfork-run."""
+    screen = Screen(world)
+    screen.start("again.py")
+    world.trace(screen.pid, "-o", world.folder / "again.rfork", host=screen.here).expect(0)
+    screen.type("\x03")
+    screen.status(128 + signal.SIGINT)
+    screen.type(f"{world.program('rfork-run')} again.rfork\n")
+    one_terminal(screen)
+    screen.finish()
+
+
+CASES = {"again": again, "background": background, "foreground": foreground, "lines": lines, "window": window, "job-control": job_control, "raw": raw}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")
