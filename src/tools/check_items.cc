@@ -143,7 +143,11 @@ std::string contents_of(const Description& description) {
     text += ", " + counted(description.watches.size(), "watch", "watches");
   if (!description.inotify.empty())
     text += ", " + counted(description.inotify.size(), "watch", "watches");
-  if (!description.locks.empty()) text += ", " + counted(description.locks.size(), "lock", "locks");
+  const auto leases = static_cast<size_t>(
+      std::ranges::count(description.locks, image::FileLock::Kind::lease, &image::FileLock::kind));
+  const size_t locks = description.locks.size() - leases;
+  if (locks > 0) text += ", " + counted(locks, "lock", "locks");
+  if (leases > 0) text += ", a lease";
   return text;
 }
 

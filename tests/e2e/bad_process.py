@@ -212,7 +212,7 @@ def no_descriptor(world):
 def objects(world):
     """What has no descriptor, or is behind one: refused by name, with the option that accepts its loss, if there is one."""
     for kind, text, option in (("posix-timer", "timer", "--drop-timers"), ("sysv-shm", "SysV", "--own-segments"),
-                               ("lease", "lease", "--drop-locks"), ("child", "(holds)", "--leave-children")):
+                               ("child", "(holds)", "--leave-children")):
         folder = world.folder / kind
         folder.mkdir()
         target = hold(world, folder, kind)

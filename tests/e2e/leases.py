@@ -50,7 +50,7 @@ def held(world):
     """The target fails if it was ever asked to give its lease up."""
     target = world.target("file_leases", "write")
     image = world.folder / "image.rfork"
-    world.trace("--check", target.real_pid, "-o", image).expect(0)
+    world.trace("--check", target.real_pid, "-o", image).expect(0, out="leased/write, 8 bytes, a lease")
     world.trace(target.real_pid, "-o", image).expect(0)
     said = world.run([world.program("rfork-run"), image])
     said.refused(REFUSED, f"is under a lease of process {target.real_pid} here", "--drop-fd")

@@ -190,13 +190,6 @@ int open_kind(const std::string& kind) {
     MUST(mkfifo(file.c_str(), 0600));
     return MUST(open(file.c_str(), O_RDWR));
   }
-  if (kind == "lease") {
-    const std::string file = target::path("leased");
-    close(MUST(open(file.c_str(), O_RDWR | O_CREAT, 0600)));
-    const int fd = MUST(open(file.c_str(), O_RDONLY));
-    MUST(fcntl(fd, F_SETLEASE, F_RDLCK));
-    return fd;
-  }
   const int object = open_object(kind);
   if (object < 0) target::skip("%s: %s", kind.c_str(), std::strerror(errno));
   return object;
