@@ -120,7 +120,7 @@ void add_options(CLI::App& app, Arguments& arguments) {
   app.add_flag("--drop-ipc", arguments.drop_ipc,
                "Go on without SysV semaphores and message queues");
   app.add_flag("--own-segments", arguments.own_segments,
-               "Go on with SysV segments of its own where other processes have them too");
+               "Go on with a copy of SysV segments that other processes have too");
   app.add_flag("--thin", arguments.thin,
                "Leave out what named files hold; the destination must have them");
   app.add_flag("--ignore-cpu", arguments.ignore_cpu, "Accept a CPU that lacks what this one has");
