@@ -70,8 +70,8 @@ bool can_have_own_namespace() {
 
 }  // namespace
 
-SegmentOutlook look_for_segments(std::span<const SysvSegment> segments, bool of_original,
-                                 bool lenient) {
+SegmentOutlook look_for_segments(std::span<const SysvSegment> segments, uint32_t uid,
+                                 bool of_original, bool lenient) {
   SegmentOutlook outlook;
   if (segments.empty()) return outlook;
   const std::vector<SysvSegment> here =
@@ -80,7 +80,9 @@ SegmentOutlook look_for_segments(std::span<const SysvSegment> segments, bool of_
   std::vector<std::pair<const SysvSegment*, Taken>> in_the_way;
   bool any_new = false;
   for (const SysvSegment& segment : segments) {
-    const auto same = [&](const SysvSegment& other) { return is_same(segment, other); };
+    const auto same = [&](const SysvSegment& other) {
+      return is_same(segment, other) && (uid == 0 || other.uid == uid);
+    };
     if (of_original && segment.ipc_namespace == own && std::ranges::any_of(here, same)) {
       outlook.originals.insert(segment.id);
       continue;
@@ -130,8 +132,9 @@ SysvSegments::SysvSegments(const image::Snapshot& snapshot, const Options& optio
       !snapshot.host.boot_id.empty() &&
       read_file("/proc/sys/kernel/random/boot_id").starts_with(snapshot.host.boot_id);
   const bool lenient = options.drop_attributes || snapshot.drop_attributes;
-  outlook_ = look_for_segments(wanted, options.original_waits && same_boot, lenient);
-  only_own_ids_ = outlook_.own_namespace && !has_capability(CAP_SYS_ADMIN);
+  outlook_ = look_for_segments(wanted, uid_, options.original_waits && same_boot, lenient);
+  only_own_ids_ = ::geteuid() != 0 || (user && !user->image_capabilities) ||
+                  (outlook_.own_namespace && !has_capability(CAP_SYS_ADMIN));
   findings.reasons.insert(findings.reasons.end(), outlook_.reasons.begin(), outlook_.reasons.end());
   for (auto& [id, placed] : segments_) {
     const SysvSegment& segment = *placed.object->segment;
@@ -178,6 +181,7 @@ void SysvSegments::add_making(PlanWriter& plan) {
     one.next_id = path;
     one.id_text = plan.text(text), one.id_text_size = text.size();
     one.size = segment.size;
+    one.uid = uid_, one.gid = gid_;
     one.id = segment.id;
     one.key = segment.removed ? IPC_PRIVATE : segment.key;
     one.flags = IPC_CREAT | IPC_EXCL | 0600;

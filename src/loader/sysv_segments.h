@@ -31,10 +31,11 @@ struct SegmentOutlook {
   std::set<int32_t> originals;  ///< ids of those that are here, the very ones
   std::vector<Reason> reasons;  ///< why they can't be had
 };
-/// With this process's capabilities. `of_original`: they are of the original of a move, which
-/// stands frozen under this kernel. `lenient`: other ids are accepted.
-SegmentOutlook look_for_segments(std::span<const image::SysvSegment> segments, bool of_original,
-                                 bool lenient);
+/// With this process's capabilities, for a child of user `uid`. `of_original`: they are of the
+/// original of a move, which stands frozen under this kernel; what isn't that user's doesn't become
+/// the child's. `lenient`: other ids are accepted.
+SegmentOutlook look_for_segments(std::span<const image::SysvSegment> segments, uint32_t uid,
+                                 bool of_original, bool lenient);
 
 class SysvSegments {
  public:

@@ -90,9 +90,10 @@ void Reception::say(FrameType type, std::span<const std::byte> body, std::string
 }
 
 /// With this process's own rights: the child takes its user's when they are made.
-void check_segments(const Offer& offer, bool same_boot, std::vector<Reason>& reasons) {
+void check_segments(const Offer& offer, uint32_t uid, bool same_boot,
+                    std::vector<Reason>& reasons) {
   const loader::SegmentOutlook outlook =
-      loader::look_for_segments(offer.segments, offer.move && same_boot, false);
+      loader::look_for_segments(offer.segments, uid, offer.move && same_boot, false);
   reasons.insert(reasons.end(), outlook.reasons.begin(), outlook.reasons.end());
 }
 
@@ -106,7 +107,7 @@ std::vector<Reason> Reception::find_reasons() {
     user_chosen_ = true;
     if (offer_.spooled) spooled_.emplace(worker_.options.spool, move_id_, user_);
     const bool same_boot = here.boot_id == offer_.needs.host.boot_id;
-    check_segments(offer_, same_boot, reasons);
+    check_segments(offer_, user_.uid, same_boot, reasons);
     const ActingAs acting(user_);
     files_ = check_files(offer_, same_boot, reasons);
     check_sockets(offer_, same_boot, reasons);

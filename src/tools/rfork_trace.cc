@@ -43,7 +43,7 @@ struct Arguments {
   bool check = false, exec = false;
   bool move = false, thin = false, no_ghost = false, attach = false;
   bool drop_locks = false, drop_timers = false, drop_attributes = false, leave_children = false;
-  bool drop_connections = false, own_segments = false;
+  bool drop_connections = false, drop_ipc = false, own_segments = false;
   bool ignore_cpu = false, overwrite_files = false, changed_files = false;
   bool any_address = false;
   bool json = false, verbose = false;
@@ -117,8 +117,10 @@ void add_options(CLI::App& app, Arguments& arguments) {
                "Sockets whose address isn't there get any of that host's");
   app.add_flag("--leave-children", arguments.leave_children,
                "Go on without the process's children");
+  app.add_flag("--drop-ipc", arguments.drop_ipc,
+               "Go on without SysV semaphores and message queues");
   app.add_flag("--own-segments", arguments.own_segments,
-               "Go on with SysV segments of its own where other processes have them too");
+               "Go on with a copy of SysV segments that other processes have too");
   app.add_flag("--thin", arguments.thin,
                "Leave out what named files hold; the destination must have them");
   app.add_flag("--ignore-cpu", arguments.ignore_cpu, "Accept a CPU that lacks what this one has");
@@ -197,6 +199,7 @@ tracer::Options capture_options(const Arguments& arguments) {
   options.drop_attributes = arguments.drop_attributes;
   options.leave_children = arguments.leave_children;
   options.drop_connections = arguments.drop_connections;
+  options.drop_ipc = arguments.drop_ipc;
   options.own_segments = arguments.own_segments;
   if (arguments.role != 0) {
     const auto value = std::as_bytes(std::span(&arguments.role_value, 1));

@@ -33,6 +33,7 @@ struct Options {
   bool drop_locks = false;        ///< accepts the loss of file locks and leases
   bool drop_connections = false;  ///< of a move: accepts that those break which nobody has accepted
   bool leave_children = false;    ///< accepts that the child has none of the process's children
+  bool drop_ipc = false;          ///< accepts that SysV semaphores and queues stay where they are
   bool own_segments = false;  ///< accepts that the child has SysV segments of its own in place of
                               ///< those that other processes have attached, too
   bool relay = false;        ///< a ghost will stand here: what pipes, stream sockets and terminals
@@ -52,7 +53,7 @@ struct Options {
 
   bool accepts_losses() const {
     return !drop_fds.empty() || drop_timers || drop_locks || drop_attributes || leave_children ||
-           own_segments;
+           drop_ipc || own_segments;
   }
 };
 

@@ -15,6 +15,7 @@
 #include "tracer/process_state.h"
 #include "tracer/seccomp.h"
 #include "tracer/stopped_process.h"
+#include "tracer/sysv_users.h"
 #include "tracer/thread_attributes.h"
 
 namespace rfork::tracer {
@@ -138,6 +139,7 @@ Examination look_at(pid_t pid, const Options& options) {
   find_process_obstacles(pid, inventory->obstacles);
   find_seccomp_obstacles(pid, inventory->obstacles);
   find_timer_obstacles(timers, tids, inventory->obstacles);
+  if (!options.drop_ipc) find_sysv_obstacles(pid, inventory->obstacles);
   if (!options.leave_children) find_children(pid, inventory->obstacles);
 
   Examination result;

@@ -75,15 +75,18 @@ bool IpcNamespace::within(const std::function<bool()>& work) const {
   return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-std::optional<std::string> IpcNamespace::segments() const {
-  const UniqueFd found = make_memfd("rfork-segments");
+std::optional<std::string> IpcNamespace::told(const std::function<std::string()>& look) const {
+  const UniqueFd found = make_memfd("rfork-told");
   const bool done = within([&] {
-    const auto text = try_read_file_at(AT_FDCWD, image::kSysvTable);
-    return text &&
-           ::write(found.get(), text->data(), text->size()) == static_cast<ssize_t>(text->size());
+    const std::string text = look();
+    return ::write(found.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
   });
   if (!done) return std::nullopt;
   return whole(found);
+}
+
+std::optional<std::string> IpcNamespace::segments() const {
+  return told([] { return try_read_file_at(AT_FDCWD, image::kSysvTable).value_or(std::string()); });
 }
 
 UniqueFd IpcNamespace::contents(int32_t id, uint64_t size) const {

@@ -21,6 +21,8 @@ class IpcNamespace {
 
   /// What tells one from another as long as it lives.
   uint64_t inode() const { return inode_; }
+  /// What `look` gives there, in a process of its own; nullopt when it may not be entered.
+  std::optional<std::string> told(const std::function<std::string()>& look) const;
   /// /proc/sysvipc/shm there; nullopt when it may not be entered.
   std::optional<std::string> segments() const;
   /// A copy of all of a segment, `size` bytes of whole pages. Empty when it may not be read.

@@ -212,6 +212,8 @@ def no_descriptor(world):
 def objects(world):
     """What has no descriptor, or is behind one: refused by name, with the option that accepts its loss, if there is one."""
     for kind, text, option in (("posix-timer", "timer", "--drop-timers"), ("sysv-shm", "SysV", "--own-segments"),
+                               ("semaphores", "SysV semaphores", "--drop-ipc"),
+                               ("message-queue", "SysV message queue", "--drop-ipc"),
                                ("child", "(holds)", "--leave-children")):
         folder = world.folder / kind
         folder.mkdir()

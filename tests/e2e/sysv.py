@@ -1,8 +1,9 @@
 #!/usr/bin/python3
-"""SysV shared memory beyond what mem_sysv shows of itself: sysv.py CASE root|user (no-ids as user only).
+"""SysV shared memory beyond what mem_sysv shows of itself: sysv.py CASE root|user (owned as root only, no-ids as user).
 
 here:    moved into a file and restored: the segments are in the same IPC namespace, with ids, keys, modes and owners,
          and the original has left none.
+owned:   the same of another user's, by root.
 away:    a copy has segments of its own, in a namespace of its own; both go on.
 moved:   to a daemon under the same kernel: the very segments, and none is left or doubled.
 shared:  what another process has attached is refused by name, and --own-segments accepts it.
@@ -62,8 +63,8 @@ def table():
     return {int(row[1]): (int(row[0]), int(row[2], 8), int(row[3]), int(row[6]), int(row[7])) for row in rows}
 
 
-def start(world, key=KEY, size=100, *more):
-    program = world.start(["/usr/bin/python3", "-c", PROGRAM, world.folder, key, size, *more])
+def start(world, key=KEY, size=100, *more, before=()):
+    program = world.start([*before, "/usr/bin/python3", "-c", PROGRAM, world.folder, key, size, *more])
     line = program.line()
     expect(line.startswith("ready "), f"{line} {program}")
     program.real_pid = int(line.split()[1])
@@ -95,6 +96,20 @@ def here(world):
     expect(table() == {}, f"left: {table()}")
     # An ordinary user may not choose ids here.
     expect(("IPC namespace of the child's own" in said.err) == (not world.root), f"{said}")
+
+
+def owned(world):
+    """Root restores another user's: who made them and whose they are is that user."""
+    world.folder.chmod(0o755)
+    drop = ["setpriv", f"--reuid={harness.ORDINARY}", f"--regid={harness.ORDINARY}", "--clear-groups"]
+    image, _ = moved_into_file(world, original=start(world, before=drop))
+    copy = world.start([world.program("rfork-run"), image])
+    harness.wait_until(lambda: [row[:3] for row in table().values()] == [(KEY, 0o640, 100)], "it is here")
+    made = pathlib.Path("/proc/sysvipc/shm").read_text().splitlines()[1].split()[7:11]
+    expect(made == [str(harness.ORDINARY)] * 4, f"uid, gid, cuid, cgid are {made}")
+    world.go()
+    copy.wait().expect(0, out="ok\n")
+    expect(table() == {}, f"left: {table()}")
 
 
 def away(world):
@@ -217,7 +232,7 @@ def no_ids(world):
     copy.wait().expect(-signal.SIGSEGV, err="has another id here")    # the program doesn't find its old one
 
 
-CASES = {"here": here, "away": away, "moved": moved, "shared": shared, "failed": failed, "no-ids": no_ids}
+CASES = {"here": here, "away": away, "moved": moved, "owned": owned, "shared": shared, "failed": failed, "no-ids": no_ids}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")

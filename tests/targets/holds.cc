@@ -12,7 +12,9 @@
 #include <sys/fanotify.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
+#include <sys/msg.h>
 #include <sys/prctl.h>
+#include <sys/sem.h>
 #include <sys/shm.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -213,6 +215,18 @@ bool make_object(const std::string& kind) {
     MUST(shmctl(id, IPC_RMID, nullptr));
     EXPECT(at != reinterpret_cast<void*>(-1));
     start_other_process();  // which has it, too
+    return true;
+  }
+  if (kind == "semaphores") {
+    const int id = MUST(semget(IPC_PRIVATE, 3, 0600));
+    sembuf up{2, 1, SEM_UNDO};
+    MUST(semop(id, &up, 1));
+    return true;
+  }
+  if (kind == "message-queue") {
+    const int id = MUST(msgget(IPC_PRIVATE, 0600));
+    const long message[2] = {1, 7};
+    MUST(msgsnd(id, message, sizeof(long), 0));
     return true;
   }
   if (kind == "aio") {

@@ -55,6 +55,10 @@ TEST_CASE("flags have the names of the man pages") {
   CHECK(field_words("processes.threads.signal_mask", uint64_t{1} << (SIGUSR1 - 1)) == "SIGUSR1");
   CHECK(field_words("processes.threads.scheduling.policy", SCHED_FIFO) == "SCHED_FIFO");
   CHECK(field_words("processes.umask", 022) == "022");
+  CHECK(field_words("objects.segment.key", -1534444175) == "0xa48a3d71");
+  CHECK(field_words("objects.segment.key", 0) == "IPC_PRIVATE");
+  CHECK(field_words("processes.threads.memory_policy.mode", 2 | 1 << 15) == "bind=static");
+  CHECK(field_words("processes.memory_policies.policy.mode", 6) == "weighted interleave");
 }
 
 TEST_CASE("what has no name is a number, and what says itself what it is has no words") {

@@ -77,7 +77,8 @@ struct Segment {
   uint64_t id_text;  // what is to be written there
   uint64_t id_text_size;
   uint64_t size;
-  int32_t id;  // wanted
+  uint32_t uid, gid;  // effective ones of who is to have made it
+  int32_t id;         // wanted
   int32_t key;
   int32_t flags;          // of shmget(2)
   volatile int32_t made;  // its id; -1: it isn't made yet, or was there before

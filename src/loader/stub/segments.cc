@@ -28,9 +28,24 @@ long choose_id(const Segment& segment) {
   return written < 0 ? written : 0;
 }
 
+/// Effective ids decide whose it is for ever (shm_perm.cuid), so those of the child's user are
+/// taken for the call. Where that isn't allowed there are no others to have.
 long get(const Segment& segment, uint64_t more) {
-  return system_call(SYS_shmget, static_cast<uint64_t>(static_cast<int64_t>(segment.key)),
-                     segment.size, static_cast<uint64_t>(segment.flags) | more);
+  constexpr uint64_t kUnchanged = UINT64_MAX;
+  const auto uid = static_cast<uint64_t>(system_call(SYS_geteuid));
+  const auto gid = static_cast<uint64_t>(system_call(SYS_getegid));
+  const bool other = segment.uid != uid || segment.gid != gid;
+  if (other) {
+    system_call(SYS_setresgid, kUnchanged, segment.gid, kUnchanged);
+    system_call(SYS_setresuid, kUnchanged, segment.uid, kUnchanged);
+  }
+  const long id = system_call(SYS_shmget, static_cast<uint64_t>(static_cast<int64_t>(segment.key)),
+                              segment.size, static_cast<uint64_t>(segment.flags) | more);
+  if (other) {
+    system_call(SYS_setresuid, kUnchanged, uid, kUnchanged);
+    system_call(SYS_setresgid, kUnchanged, gid, kUnchanged);
+  }
+  return id;
 }
 
 }  // namespace
