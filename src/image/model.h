@@ -176,7 +176,9 @@ struct Socket {
   uint32_t mode = 0, uid = 0, gid = 0;
   bool peer_gone = false;  ///< connected to one that is no more
   bool error = false;      ///< has an error that nobody has asked for (SO_ERROR)
-  bool connected = false;  ///< of a unix socket: to `Description::other`, or to one that is gone
+  /// Of a unix or TCP socket: to `Description::other`, or to one that is gone. Where that other one
+  /// listens, it has not accepted the connection.
+  bool connected = false;
   std::vector<SocketOption> options;
   std::vector<SocketMessage> messages;
   std::vector<SocketMembership> memberships;

@@ -25,6 +25,7 @@ namespace rfork::tracer {
 
 struct Options {
   bool move = false;         ///< the original stays frozen until end_original() or release()
+  bool into_file = false;    ///< nobody takes sockets from the original while it is frozen
   std::set<int> drop_fds;    ///< descriptors whose loss is accepted: the child finds them closed
   bool thin = false;         ///< clean pages and contents of named files are left out
   bool drop_timers = false;  ///< the child has no POSIX timers
@@ -32,6 +33,8 @@ struct Options {
                                   ///< stays as it is there
   bool drop_locks = false;        ///< accepts the loss of file locks and leases
   bool drop_connections = false;  ///< of a move: accepts that those break which nobody has accepted
+  bool keep_tcp = false;  ///< of a move on this host: TCP connections to elsewhere stay as they
+                          ///< are, to be taken from the frozen original
   bool leave_children = false;    ///< accepts that the child has none of the process's children
   bool own_segments = false;  ///< accepts that the child has SysV segments of its own in place of
                               ///< those that other processes have attached, too
