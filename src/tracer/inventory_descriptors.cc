@@ -491,8 +491,7 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
   std::set<uint32_t> carried;
   for (size_t i = 0; i < firsts.size(); ++i) {
     const OpenFd& open = firsts[i];
-    const bool on_stdio =
-        open.fd <= 2 || (open.terminal != 0 && open.terminal == terminal);
+    const bool on_stdio = open.fd <= 2 || (open.terminal != 0 && open.terminal == terminal);
     Description description;
     description.id = static_cast<uint32_t>(i + 1);
     InventoryInput there = input;
