@@ -22,7 +22,7 @@ constexpr std::array kObjectKinds{"shared_anonymous", "memfd",       "deleted_fi
 constexpr std::array kDescriptionKinds{
     "regular", "directory", "device",      "contents", "stdio", "relay",
     "eventfd", "signalfd",  "timerfd",     "epoll",    "pipe",  "socket",
-    "inotify", "fifo",      "kernel_file", "path",     "pidfd"};
+    "inotify", "fifo",      "kernel_file", "path",     "pidfd", "pseudo_terminal"};
 constexpr std::array kRelayTypes{"reader", "writer", "socket", "terminal"};
 constexpr std::array kLockKinds{"posix", "description", "flock", "lease"};
 constexpr std::array kMappingKinds{"anonymous", "file", "object", "vdso", "vvar"};

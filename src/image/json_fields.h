@@ -158,6 +158,16 @@ void visit_fields(auto& visit, Is<Socket> auto& x) {
   visit("cookie", x.cookie);
 }
 
+void visit_fields(auto& visit, Is<PseudoTerminal> auto& x) {
+  visit("number", x.number);
+  visit("master", x.master);
+  visit("locked", x.locked);
+  visit("packet_mode", x.packet_mode);
+  visit("exclusive", x.exclusive);
+  visit("controlling", x.controlling);
+  visit("discipline", x.discipline);
+}
+
 void visit_fields(auto& visit, Is<Description> auto& x) {
   visit("id", x.id);
   visit("kind", x.kind);
@@ -186,6 +196,7 @@ void visit_fields(auto& visit, Is<Description> auto& x) {
   visit.later("mode", x.mode);
   visit.later("removed", x.removed);
   visit.later("socket", x.socket);
+  visit.later("terminal", x.terminal);
 }
 
 void visit_fields(auto& visit, Is<Descriptor> auto& x) {

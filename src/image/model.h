@@ -176,7 +176,9 @@ struct Socket {
   uint32_t mode = 0, uid = 0, gid = 0;
   bool peer_gone = false;  ///< connected to one that is no more
   bool error = false;      ///< has an error that nobody has asked for (SO_ERROR)
-  bool connected = false;  ///< of a unix socket: to `Description::other`, or to one that is gone
+  /// Of a unix or TCP socket: to `Description::other`, or to one that is gone. Where that other one
+  /// listens, it has not accepted the connection.
+  bool connected = false;
   std::vector<SocketOption> options;
   std::vector<SocketMessage> messages;
   std::vector<SocketMembership> memberships;
@@ -184,6 +186,18 @@ struct Socket {
   Bytes filter;                  ///< struct sock_filter[]; empty: none
   uint64_t left = 0;             ///< bytes of memory that is queued and doesn't travel (of packets)
   uint64_t cookie = 0;           ///< SO_COOKIE: one number for one socket of a running kernel
+};
+
+/// An end of a pseudo-terminal, pty(7), whose both ends are the process's own. Modes and size are
+/// `Description::terminal_modes` and `window_size` of the master.
+struct PseudoTerminal {
+  uint32_t number = 0;  ///< of /dev/pts; of both ends
+  bool master = false;
+  bool locked = false;       ///< TIOCGPTLCK, of the master
+  bool packet_mode = false;  ///< TIOCPKT, of the master
+  bool exclusive = false;    ///< TIOCEXCL, of this end
+  bool controlling = false;  ///< of the slave: of the process's session
+  int32_t discipline = 0;    ///< TIOCGETD, of the slave
 };
 
 /// An open file description: what several descriptors may share.
@@ -207,9 +221,10 @@ struct Description {
                 ///< `other`
     inotify,    ///< `inotify`
     fifo,       ///< an end of a FIFO that only the process has open: `other`, `mode`, `removed`
-    kernel_file,  ///< a file or directory of /proc or /sys: the child opens its own
-    path,         ///< opened with O_PATH, and no regular file or directory: `mode`
-    pidfd,        ///< of the process itself; with PIDFD_THREAD in `flags` of its leader
+    kernel_file,      ///< a file or directory of /proc or /sys: the child opens its own
+    path,             ///< opened with O_PATH, and no regular file or directory: `mode`
+    pidfd,            ///< of the process itself; with PIDFD_THREAD in `flags` of its leader
+    pseudo_terminal,  ///< an end of one that only the process has open: `terminal`, `other`
   };
   /// What a relayed description is.
   enum class RelayType : uint8_t {
@@ -234,9 +249,9 @@ struct Description {
   uint64_t signal_mask = 0;
   FileTimer timer;
   std::vector<EpollWatch> watches;
-  /// Of a pipe: the description that has what is in it. Of a unix socket: the one that it is
-  /// connected to; 0: none of the process's. Of a relayed terminal: the first one of the same
-  /// terminal; 0: itself.
+  /// Of a pipe: the description that has what is in it. Of a unix or TCP socket: the one that it is
+  /// connected to; 0: none of the process's. Of a pseudo-terminal: its master. Of a relayed
+  /// terminal: the first one of the same terminal; 0: itself.
   uint32_t other = 0;
   uint64_t capacity = 0;  ///< of a pipe, bytes: F_GETPIPE_SZ; of a socket: SO_RCVBUF as it is read
   std::vector<Bytes> queued;  ///< what can be read: of a pipe in packet mode a packet each
@@ -245,11 +260,13 @@ struct Description {
   int32_t owner_signal = 0;   ///< F_SETSIG
   /// What an inotify instance watches, by wd. `count` is the bytes of events that nobody has read.
   std::vector<InotifyWatch> inotify;
-  uint32_t mode = 0;     ///< st_mode
-  bool removed = false;  ///< of a FIFO or directory: its name is gone
-  int32_t shut = 0;      ///< of a socket: 1 it reads no more, 2 it writes no more
+  uint32_t mode = 0;  ///< st_mode
+  /// Of a FIFO or directory: its name is gone. Of a pseudo-terminal's master: no slave is open.
+  bool removed = false;
+  int32_t shut = 0;  ///< of a socket: 1 it reads no more, 2 it writes no more
   /// None in an image of old: then one of a pair of stream sockets, with what is `queued`.
   std::optional<Socket> socket;
+  std::optional<PseudoTerminal> terminal;
 };
 
 struct Descriptor {

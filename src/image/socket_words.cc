@@ -78,7 +78,16 @@ std::string socket_words(const Socket& socket) {
     text += fmt::format(", in {} groups", socket.memberships.size() + socket.groups.size());
   }
   if (!socket.filter.empty()) text += ", with a filter";
-  if (!socket.messages.empty()) text += fmt::format(", {} messages in it", socket.messages.size());
+  if (!socket.pending.empty()) {
+    text +=
+        fmt::format(", {} of the process's own connections to be accepted", socket.pending.size());
+  }
+  const bool tcp = socket.family != AF_UNIX && socket.type == SOCK_STREAM;
+  if (tcp && !socket.messages.empty()) {
+    text += fmt::format(", {} bytes in it", socket.messages[0].data.size());
+  } else if (!socket.messages.empty()) {
+    text += fmt::format(", {} messages in it", socket.messages.size());
+  }
   return text;
 }
 

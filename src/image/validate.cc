@@ -153,9 +153,11 @@ void validate_description(const Description& description, const KnownIds& known)
   validate_watches(description, known);
   const bool alone = description.kind == Kind::socket && description.other == 0;
   const bool paired = description.kind == Kind::pipe || description.kind == Kind::socket ||
-                      description.kind == Kind::fifo;
+                      description.kind == Kind::fifo || description.kind == Kind::pseudo_terminal;
   require(!paired || alone || KnownIds::has(known.descriptions, description.other), kNote,
           "description {} names an unknown other one", description.id);
+  require(description.kind != Kind::pseudo_terminal || description.terminal, kNote,
+          "description {} says nothing of its terminal", description.id);
   if (description.socket) validate_socket(*description.socket, description.id, known);
   require(description.timer.value_ns >= 0 && description.timer.interval_ns >= 0, kNote,
           "description {} has a wrong time", description.id);

@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "loader/internet_name.h"
 #include "loader/socket_settings.h"
 
 namespace rfork::loader {
@@ -62,30 +63,6 @@ class Binding {
   Findings& findings_;
   BoundSocket made_;
 };
-
-/// The name with another port or address, and without what only another host understands.
-Bytes internet_name(const Socket& socket, int fd, bool any_address, bool any_port) {
-  Bytes name = socket.name;
-  name.resize(std::max(name.size(), sizeof(sockaddr_in6)));
-  if (socket.family == AF_INET) {
-    sockaddr_in address{};
-    std::memcpy(&address, name.data(), sizeof address);
-    if (any_address) address.sin_addr.s_addr = INADDR_ANY;
-    if (any_port) address.sin_port = 0;
-    name.resize(sizeof address);
-    std::memcpy(name.data(), &address, sizeof address);
-  } else {
-    sockaddr_in6 address{};
-    std::memcpy(&address, name.data(), sizeof address);
-    if (address.sin6_scope_id != 0) {
-      address.sin6_scope_id = static_cast<uint32_t>(interface_index(fd, socket.interface));
-    }
-    if (any_address) address.sin6_addr = in6addr_any, address.sin6_scope_id = 0;
-    if (any_port) address.sin6_port = 0;
-    std::memcpy(name.data(), &address, sizeof address);
-  }
-  return name;
-}
 
 bool Binding::refuse(int error) const {
   const std::string what = fmt::format("{} can't have the address {} {}", words(),
@@ -230,11 +207,41 @@ bool Binding::bind_packet() {
   return error == 0 || refuse(error);
 }
 
+/// SO_REUSEADDR while a socket is bound and begins to listen.
+class SharedPort {
+ public:
+  SharedPort(int fd, bool wanted) : fd_(fd) {
+    socklen_t size = sizeof before_;
+    ::getsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &before_, &size);
+    if (wanted) set(1);
+  }
+  ~SharedPort() { set(before_); }
+  SharedPort(const SharedPort&) = delete;
+  SharedPort& operator=(const SharedPort&) = delete;
+
+ private:
+  void set(int value) const { ::setsockopt(fd_, SOL_SOCKET, SO_REUSEADDR, &value, sizeof value); }
+  int fd_;
+  int before_ = 0;
+};
+
 BoundSocket Binding::make() {
   if (take_original(made_, socket_, number_, options_)) return std::move(made_);
+  if (is_kept_connection(socket_)) {
+    findings_.refuse(
+        fmt::format("{} is a TCP connection to {}, which can't be kept {}: only a move "
+                    "within one host takes it from the original",
+                    words(), address_words(socket_.peer), options_.where),
+        "leave --keep-tcp out, or " + drop_advice(number_));
+    return {};
+  }
   if (!make_plain()) return {};
   set_options(made_.fd.get(), socket_, image::SocketOptionKind::Time::first, words(), findings_);
   bool bound = true;
+  const bool internet = socket_.family == AF_INET || socket_.family == AF_INET6;
+  // Those that were accepted here have it already.
+  const SharedPort shared(made_.fd.get(), internet && socket_.type == SOCK_STREAM &&
+                                              names_.has_connection(port_of(socket_.name)));
   if (!socket_.name.empty()) {
     switch (socket_.family) {
       case AF_UNIX:
@@ -291,6 +298,12 @@ bool take_original(BoundSocket& made, const Socket& socket, int number,
   made.fd = std::move(fd);
   made.taken = true;
   return true;
+}
+
+bool is_kept_connection(const Socket& socket) {
+  const bool internet = socket.family == AF_INET || socket.family == AF_INET6;
+  return internet && socket.type == SOCK_STREAM && !socket.peer.empty() && !socket.listening &&
+         !socket.peer_gone;
 }
 
 bool name_end(BoundSocket& end, const Socket& socket, int number, const BindOptions& options,

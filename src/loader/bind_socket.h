@@ -31,6 +31,9 @@ struct BoundSocket {
 int connect_to_name(int fd, const Bytes& name);
 int connect_to(int fd, const BoundSocket& bound, const Bytes& name);
 
+/// A TCP connection to elsewhere: only the very socket of the original will do.
+bool is_kept_connection(const image::Socket& socket);
+
 /// `number`: the descriptor that it will be. The socket listens if it did.
 BoundSocket make_socket(const image::Socket& socket, int number, const BindOptions& options,
                         SocketNames& names, Findings& findings);

@@ -45,7 +45,8 @@ OpenFiles::OpenFiles(const image::Snapshot& snapshot, const Options& options, Ho
       pipes_(snapshot),
       fifos_(snapshot, files, findings),
       inotify_(files),
-      sockets_(snapshot, bind_options(snapshot, options), findings) {
+      sockets_(snapshot, bind_options(snapshot, options), findings),
+      terminals_(snapshot, findings) {
   for (const Descriptor& descriptor : process_.descriptors) {
     highest_ = std::max(highest_, descriptor.fd);
     if (opened_.contains(descriptor.description)) continue;
@@ -60,6 +61,7 @@ OpenFiles::OpenFiles(const image::Snapshot& snapshot, const Options& options, Ho
     open_passed(*description);
   }
   sockets_.complete([this](uint32_t id) { return passed(id); });
+  terminals_.complete(options.foreground);
   passed_.clear();
 }
 
@@ -117,6 +119,8 @@ OpenFiles::Opened OpenFiles::open_one(const Description& description) {
       return check_kernel_file(description);
     case Description::Kind::path:
       return open_bare_path(description);
+    case Description::Kind::pseudo_terminal:
+      return own(terminals_.open(description));
     case Description::Kind::pidfd:
       return {};  // when there is a process
     case Description::Kind::regular:
@@ -168,6 +172,7 @@ void OpenFiles::let_go() {
   pipes_.let_go();
   fifos_.let_go();
   sockets_.let_go();
+  terminals_.let_go();
 }
 
 void OpenFiles::add_handed(PlanWriter& plan, HandedFds& handed) const {
@@ -183,6 +188,7 @@ void OpenFiles::add_handed(PlanWriter& plan, HandedFds& handed) const {
 
 void OpenFiles::add_controlling_terminal(PlanWriter& plan) const {
   if (options_.foreground) return;  // it stays in the caller's session
+  terminals_.add_controlling(plan, process_);
   for (const Descriptor& descriptor : process_.descriptors) {
     const Description* description = image::find_id(snapshot_.descriptions, descriptor.description);
     if (description == nullptr || description->kind != Description::Kind::relay ||

@@ -15,6 +15,7 @@
 #include "loader/kernel_objects.h"
 #include "loader/memory_plan.h"
 #include "loader/plan_writer.h"
+#include "loader/pseudo_terminals.h"
 #include "loader/restore.h"
 #include "loader/sockets.h"
 
@@ -104,6 +105,7 @@ class OpenFiles {
   Fifos fifos_;
   InotifyInstances inotify_;
   SocketMaker sockets_;
+  PseudoTerminals terminals_;
   std::map<uint32_t, Opened> opened_;
   UniqueFd null_;
   std::vector<UniqueFd> passed_;  ///< what the child opens itself, for who gets it from a socket

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "loader/internet_name.h"
 #include "loader/socket_queue.h"
 #include "loader/socket_settings.h"
 #include "loader/sockets.h"
@@ -19,27 +20,12 @@ using image::Socket;
 
 namespace {
 
-uint16_t port_of(const Bytes& name) {
-  sockaddr_in address{};  // as in sockaddr_in6
-  std::memcpy(&address, name.data(), std::min(name.size(), sizeof address));
-  return address.sin_port;
-}
-
-bool is_any_address(const Socket& socket) {
-  sockaddr_in6 six{};
-  sockaddr_in four{};
-  std::memcpy(&six, socket.name.data(), std::min(socket.name.size(), sizeof six));
-  std::memcpy(&four, socket.name.data(), std::min(socket.name.size(), sizeof four));
-  return socket.family == AF_INET ? four.sin_addr.s_addr == INADDR_ANY
-                                  : IN6_IS_ADDR_UNSPECIFIED(&six.sin6_addr);
-}
-
 /// Whether what the socket sends may come from `name`.
 bool speaks_as(const Socket& socket, const Bytes& name) {
   if (socket.name == name) return true;
   const bool internet = socket.family == AF_INET || socket.family == AF_INET6;
   return internet && !socket.name.empty() && port_of(socket.name) == port_of(name) &&
-         is_any_address(socket);
+         is_any_address(socket.name);
 }
 
 }  // namespace
@@ -123,6 +109,10 @@ void SocketMaker::add_messages(PlanWriter& plan) const {
 
 int SocketMaker::send_to(Made& one, const image::SocketMessage& message,
                          std::span<const int> passed) {
+  if (is_tcp_connection(one)) {
+    const int sender = one.gone ? one.gone.get() : made_.at(one.description->other).fd();
+    return send_stream(sender, one.fd(), message.data);
+  }
   if (one.socket.family != AF_UNIX) {
     Made* const own = own_with_name(message.from, one);
     return send_datagram(one.fd(), one.socket, message, own == nullptr ? -1 : own->fd())
@@ -142,14 +132,18 @@ void SocketMaker::fill(Made& one, const std::function<int(uint32_t)>& descriptor
     for (const uint32_t id : message.descriptions) passed.push_back(descriptor(id));
     const int error = send_to(one, message, passed);
     if (error == 0) continue;
-    if (one.socket.family != AF_UNIX) {
+    const bool stream = is_tcp_connection(one);
+    if (one.socket.family != AF_UNIX && !stream) {
       ++lost;
       continue;
     }
-    findings_.refuse(fmt::format("a message of {} bytes can't be put into {} again: {}",
-                                 message.data.size(), one.words(), std::strerror(error)),
-                     "see /proc/sys/net/core/wmem_default and net/unix/max_dgram_qlen, or " +
-                         drop_advice(one.number));
+    findings_.refuse(
+        fmt::format("{} of {} bytes can't be put into {} again: {}", stream ? "data" : "a message",
+                    message.data.size(), one.words(), std::strerror(error)),
+        fmt::format("see /proc/sys/{}, or {}",
+                    stream ? "net/ipv4/tcp_rmem and tcp_wmem"
+                           : "net/core/wmem_default and net/unix/max_dgram_qlen",
+                    drop_advice(one.number)));
     return;
   }
   if (lost == 0) return;

@@ -46,6 +46,10 @@ class SocketNames {
   /// Notes that a socket of the process has an address that may be shared; false: another has it
   /// already.
   bool first_to_share(const Bytes& name) { return shared_.insert(name).second; }
+  /// Notes that a TCP connection of the process has a port, in network order: who listens there may
+  /// need leave to.
+  void note_connection(uint16_t port) { connections_.insert(port); }
+  bool has_connection(uint16_t port) const { return connections_.contains(port); }
   /// Removes what was only lent.
   void take_back();
   /// The paths at their places stay.
@@ -56,6 +60,7 @@ class SocketNames {
 
   std::string cwd_;
   std::set<Bytes> shared_;
+  std::set<uint16_t> connections_;
   std::vector<std::string> made_;       ///< at their places
   std::vector<std::string> elsewhere_;  ///< for a moment: directories of our own, with all below
 };

@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <linux/sock_diag.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/tcp_stream.h"
 #include "base/unique_fd.h"
 #include "image/socket_options.h"
 
@@ -130,6 +132,25 @@ int send_message(int fd, const image::SocketMessage& message, std::span<const in
   credentials.uid = ::geteuid();
   credentials.gid = ::getegid();
   return send_with(fd, message, passed, address, &credentials);
+}
+
+int send_stream(int fd, int receiver, std::span<const std::byte> data) {
+  constexpr int kPauseMs = 20, kMostPauses = 100;
+  ReceiverRoom room(receiver);
+  for (int pauses = 0; !data.empty();) {
+    const ssize_t n = ::send(fd, data.data(), data.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n < 0 && errno != EAGAIN && errno != EINTR) return errno;
+    if (n > 0) {
+      data = data.subspan(static_cast<size_t>(n));
+      pauses = 0;
+      continue;
+    }
+    pollfd one{fd, POLLOUT, 0};
+    if (::poll(&one, 1, kPauseMs) == 1) continue;
+    if (++pauses > kMostPauses) return ENOBUFS;
+    room.widen(static_cast<uint32_t>(data.size()) + tcp_unconfirmed(fd));
+  }
+  return 0;
 }
 
 bool send_datagram(int target, const image::Socket& socket, const image::SocketMessage& message,

@@ -12,6 +12,10 @@ namespace rfork::loader {
 int send_message(int fd, const image::SocketMessage& message, std::span<const int> passed = {},
                  const Bytes& address = {});
 
+/// Writes into a TCP connection whose other end is `receiver`, without waiting for who reads. 0, or
+/// an errno.
+int send_stream(int fd, int receiver, std::span<const std::byte> data);
+
 /// Makes room in the buffer of a socket that sends for others.
 void make_room(int fd, size_t size);
 

@@ -72,15 +72,27 @@ bool is_off(const SocketOptionKind& kind, const Bytes& value) {
   return kind.level == SOL_SOCKET && kind.option == SO_LINGER && number_of(value) == 0;
 }
 
-void set_option(int fd, const SocketOptionKind& kind, const Bytes& value, const std::string& words,
-                Findings& findings) {
+/// Whether the size of a buffer is the kernel's own choice, which changes as it likes.
+bool is_left_to_kernel(const Socket& socket, const SocketOptionKind& kind) {
+  constexpr uint32_t kSendLocked = 1, kReceiveLocked = 2;  // SOCK_SNDBUF_LOCK, SOCK_RCVBUF_LOCK
+  if (kind.form != Form::buffer || socket.type != SOCK_STREAM || socket.family == AF_UNIX) {
+    return false;
+  }
+  const auto lock = std::ranges::find(socket.options, "SO_BUF_LOCK", &image::SocketOption::name);
+  const uint32_t wanted = kind.option == SO_SNDBUF ? kSendLocked : kReceiveLocked;
+  return lock != socket.options.end() && (number_of(lock->value) & wanted) == 0;
+}
+
+void set_option(int fd, const SocketOptionKind& kind, const Bytes& value, bool of_kernel,
+                const std::string& words, Findings& findings) {
   const auto before = current(fd, kind);
   const Bytes wanted = wanted_here(fd, kind, value);
+  if (of_kernel && before && number_of(*before) >= number_of(wanted)) return;
   if (before == wanted || (!before && is_zero(wanted))) return;
   const bool done = before && set(fd, kind, wanted);
   const int error = before ? errno : ENOPROTOOPT;
   const auto after = done ? current(fd, kind) : std::nullopt;
-  if (done && (after == wanted || is_off(kind, wanted))) return;
+  if (of_kernel || (done && (after == wanted || is_off(kind, wanted)))) return;
   if (kind.tuning || done) {
     const std::string why = done ? "it is another value here" : std::strerror(error);
     findings.warn(fmt::format("{} of {} can't be set as it was: {}", kind.name, words, why));
@@ -139,7 +151,7 @@ void set_options(int fd, const Socket& socket, SocketOptionKind::Time time,
             "use the rfork that wrote the image, or a later one");
       }
     } else if (kind->time == time) {
-      set_option(fd, *kind, option.value, words, findings);
+      set_option(fd, *kind, option.value, is_left_to_kernel(socket, *kind), words, findings);
     }
   }
 }

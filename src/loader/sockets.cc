@@ -99,20 +99,48 @@ void SocketMaker::complete(const std::function<int(uint32_t)>& descriptor) {
   };
   each([&](Made& one) { fill(one, descriptor); });
   each([&](Made& one) { connect(one); });
+  each([&](Made& one) { connect_all_waiting(one); });
+  say_elsewhere();
   each([&](Made& one) { finish(one); });
   names_.take_back();  // now: a caller in the foreground ends without destructors
 }
 
 /// Two that are connected to each other, or one whose other end is gone.
 bool SocketMaker::is_pair(const Made& one) const {
-  if (!one.socket.connected || one.socket.family != AF_UNIX) return false;
+  if (!one.socket.connected || waits(one)) return false;
+  if (one.socket.family != AF_UNIX) return is_tcp_connection(one);
   const auto other = made_.find(one.description->other);
   if (other == made_.end()) return one.socket.type != SOCK_DGRAM || one.socket.peer.empty();
   if (one.socket.type != SOCK_DGRAM) return true;
   return other->second.description->other == one.description->id;
 }
 
+/// Connected to one that hasn't accepted it.
+bool SocketMaker::waits(const Made& one) const {
+  const auto other = made_.find(one.description->other);
+  return one.socket.connected && other != made_.end() && other->second.socket.listening;
+}
+
+/// In the order in which they are to be accepted.
+void SocketMaker::connect_all_waiting(const Made& listening) {
+  for (const uint32_t id : listening.socket.pending) {
+    const auto found = made_.find(id);
+    if (found == made_.end() || !found->second.bound.fd || found->second.bound.taken) continue;
+    Made& one = found->second;
+    if (is_tcp_connection(one)) {
+      connect_waiting(one, listening);
+      continue;
+    }
+    set_status_flags(one.fd(), O_NONBLOCK);
+    const int error = connect_to(one.fd(), listening.bound, listening.socket.name);
+    if (error == 0) continue;
+    findings_.refuse(fmt::format("{} can't be connected to {}: {}", one.words(), listening.words(),
+                                 std::strerror(error)));
+  }
+}
+
 void SocketMaker::make_pair(Made& one) {
+  if (is_tcp_connection(one)) return make_tcp(one);
   const auto found = made_.find(one.description->other);
   if (found == made_.end() || found->second.description == one.description) {
     return make_dead_pair(one);
@@ -184,6 +212,7 @@ void SocketMaker::make_dead_pair(Made& one) {
 }
 
 void SocketMaker::make_alone(Made& one) {
+  if (waits(one) && is_tcp_connection(one)) return make_waiting(one);
   one.bound = make_socket(one.socket, one.number, options_, names_, findings_);
 }
 
@@ -197,7 +226,7 @@ int SocketMaker::connect_to_dead(Made& one) {
 
 void SocketMaker::connect(Made& one) {
   const Socket& socket = one.socket;
-  if (socket.listening || is_pair(one)) return;
+  if (socket.listening || is_pair(one) || waits(one)) return;
   if (socket.family != AF_UNIX) {
     if (socket.peer.empty() || socket.family == AF_PACKET) return;
     if (const int error = connect_to_name(one.fd(), socket.peer); error != 0) {
@@ -238,7 +267,9 @@ void SocketMaker::finish(Made& one) {
   const int shut = one.description->shut;
   // What was on its way can still be read. An end that is gone has left something unread if its
   // peer knows of an error.
-  if (one.gone) {
+  if (is_tcp_connection(one)) {
+    finish_tcp(one);
+  } else if (one.gone) {
     if (socket.error && socket.type != SOCK_DGRAM) (void)!::send(one.fd(), "", 1, MSG_DONTWAIT);
     one.gone.reset();
   } else if (child_fills_either(one)) {

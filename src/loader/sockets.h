@@ -59,6 +59,18 @@ class SocketMaker {
   void make_pair(Made& one);
   bool connect_pair(Made& client, Made& server);
   void make_dead_pair(Made& one);
+  bool waits(const Made& one) const;
+  bool is_tcp_connection(const Made& one) const;
+  bool was_accepted(const image::Socket& socket) const;
+  void make_tcp(Made& one);
+  void make_tcp_to_itself(Made& one);
+  int connect_tcp(Made& client, Made& server);
+  void say_where(const Made& one);
+  void say_elsewhere();
+  void make_waiting(Made& one);
+  void connect_waiting(Made& one, const Made& listening);
+  void connect_all_waiting(const Made& listening);
+  void finish_tcp(Made& one);
   void make_alone(Made& one);
   void connect(Made& one);
   int connect_to_dead(Made& one);
@@ -72,8 +84,9 @@ class SocketMaker {
   BindOptions options_;
   Findings& findings_;
   SocketNames names_;
-  std::map<uint32_t, Made> made_;    ///< by description
-  std::map<uint32_t, int> numbers_;  ///< by description: a descriptor that has it
+  std::map<uint32_t, Made> made_;       ///< by description
+  std::map<uint32_t, int> numbers_;     ///< by description: a descriptor that has it
+  std::vector<std::string> elsewhere_;  ///< TCP connections that have other addresses
   bool all_made_ = false;
 };
 

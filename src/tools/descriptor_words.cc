@@ -99,6 +99,15 @@ std::string shutdown_words(uint64_t shut) {
   return bit_words(shut, kBits);
 }
 
+std::string line_discipline_word(uint64_t discipline) {
+  // <linux/tty.h>
+  constexpr Word kDisciplines[] = {{0, "N_TTY"},       {1, "N_SLIP"}, {2, "N_MOUSE"},
+                                   {3, "N_PPP"},       {5, "N_AX25"}, {13, "N_HDLC"},
+                                   {14, "N_SYNC_PPP"}, {15, "N_HCI"}, {21, "N_GSM0710"},
+                                   {25, "N_SLCAN"},    {27, "N_NULL"}};
+  return value_word(discipline, kDisciplines);
+}
+
 std::string owner_type_word(uint64_t type) {
   constexpr Word kOwners[] = {
       {F_OWNER_TID, "F_OWNER_TID"}, {F_OWNER_PID, "F_OWNER_PID"}, {F_OWNER_PGRP, "F_OWNER_PGRP"}};

@@ -13,6 +13,7 @@ std::string timer_fd_flag_words(uint64_t flags);
 /// `S_IFREG|0644`; without a type only the permissions.
 std::string file_mode_words(uint64_t mode);
 std::string shutdown_words(uint64_t shut);
+std::string line_discipline_word(uint64_t discipline);
 std::string owner_type_word(uint64_t type);
 std::string socket_family_word(uint64_t family);
 std::string socket_type_word(uint64_t type);

@@ -86,6 +86,7 @@ const std::map<std::string_view, NumberWords>& number_words() {
       {"watches.events", epoll_event_words},
       {"inotify.mask", inotify_mask_words},
       {"owner_type", owner_type_word},
+      {"terminal.discipline", line_discipline_word},
       {"shut", shutdown_words},
       {"socket.family", socket_family_word},
       {"socket.type", socket_type_word},

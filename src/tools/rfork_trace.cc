@@ -45,7 +45,7 @@ struct Arguments {
   bool drop_locks = false, drop_timers = false, drop_attributes = false, leave_children = false;
   bool drop_connections = false, drop_ipc = false, own_segments = false;
   bool ignore_cpu = false, overwrite_files = false, changed_files = false;
-  bool any_address = false;
+  bool any_address = false, keep_tcp = false;
   bool json = false, verbose = false;
   // From rfork/rfork.h.
   int report = -1;
@@ -113,6 +113,8 @@ void add_options(CLI::App& app, Arguments& arguments) {
                "Go on without what needs privileges that are missing there");
   app.add_flag("--drop-connections", arguments.drop_connections,
                "With --move: connections that nobody has accepted yet break");
+  app.add_flag("--keep-tcp", arguments.keep_tcp,
+               "With --move within this host: TCP connections stay as they are");
   app.add_flag("--any-address", arguments.any_address,
                "Sockets whose address isn't there get any of that host's");
   app.add_flag("--leave-children", arguments.leave_children,
@@ -163,6 +165,10 @@ void check(const Arguments& arguments) {
     usage("--attach needs an rforkd that stays, and over ssh it ends",
           "run rforkd there, or use --move, which leaves a ghost");
   }
+  if (arguments.keep_tcp && (!arguments.move || arguments.host.empty())) {
+    usage("--keep-tcp is for a move to an rforkd of this host",
+          "add --move, and name the host; into a file no connection can be kept");
+  }
   if (arguments.output == "-" && arguments.move) {
     usage("--move can't be done into a pipe: nobody would know whether the other end got it all",
           "write a file, or name a HOST");
@@ -192,6 +198,7 @@ std::function<bool()> was_interrupted(const Arguments& arguments) {
 tracer::Options capture_options(const Arguments& arguments) {
   tracer::Options options;
   options.move = arguments.move || arguments.as_fork;
+  options.into_file = !arguments.output.empty();
   options.drop_fds = {arguments.drop_fds.begin(), arguments.drop_fds.end()};
   options.thin = arguments.thin;
   options.drop_locks = arguments.drop_locks;
@@ -201,6 +208,7 @@ tracer::Options capture_options(const Arguments& arguments) {
   options.drop_connections = arguments.drop_connections;
   options.drop_ipc = arguments.drop_ipc;
   options.own_segments = arguments.own_segments;
+  options.keep_tcp = arguments.keep_tcp;
   if (arguments.role != 0) {
     const auto value = std::as_bytes(std::span(&arguments.role_value, 1));
     options.patches.push_back({arguments.role, {value.begin(), value.end()}});

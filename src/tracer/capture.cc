@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
@@ -200,6 +201,8 @@ void Capture::State::take_stock(const std::vector<MapsLine>& maps,
   input.drop_locks = options.drop_locks;
   input.move = options.move;
   input.drop_connections = options.drop_connections;
+  input.keep_tcp = options.keep_tcp;
+  input.into_file = options.move && options.into_file;
   input.relay = options.relay;
   input.forked = options.forked;
   input.leave_children = options.leave_children;
@@ -364,6 +367,16 @@ std::chrono::nanoseconds Capture::paused() const {
   return state_->paused;
 }
 
+// Those of the original with itself. An end that is closed so is gone at once and leaves nothing
+// behind (TIME_WAIT), so that the child can have its port.
+void Capture::State::forget_connections() {
+  const linger at_once{1, 0};
+  for (UniqueFd& end : inventory.connections) {
+    ::setsockopt(end.get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    end.reset();
+  }
+}
+
 // The signal stays pending while the threads are in ptrace's stop. If we die, each thread looks for
 // signals before it runs on, the first finds this one, and job control stops them all.
 void Capture::hold_original() {
@@ -390,6 +403,7 @@ void Capture::end_original() {
   }
   state.stopped.reset();
   state.remove_own_segments();
+  state.forget_connections();
 }
 
 /// What it made itself has gone along, and nobody else would ever remove it here.

@@ -25,6 +25,7 @@ namespace rfork::tracer {
 
 struct Options {
   bool move = false;         ///< the original stays frozen until end_original() or release()
+  bool into_file = false;    ///< nobody takes sockets from the original while it is frozen
   std::set<int> drop_fds;    ///< descriptors whose loss is accepted: the child finds them closed
   bool thin = false;         ///< clean pages and contents of named files are left out
   bool drop_timers = false;  ///< the child has no POSIX timers
@@ -32,10 +33,12 @@ struct Options {
                                   ///< stays as it is there
   bool drop_locks = false;        ///< accepts the loss of file locks and leases
   bool drop_connections = false;  ///< of a move: accepts that those break which nobody has accepted
-  bool leave_children = false;    ///< accepts that the child has none of the process's children
-  bool drop_ipc = false;          ///< accepts that SysV semaphores and queues stay where they are
-  bool own_segments = false;  ///< accepts that the child has SysV segments of its own in place of
-                              ///< those that other processes have attached, too
+  bool keep_tcp = false;  ///< of a move on this host: TCP connections to elsewhere stay as they
+                          ///< are, to be taken from the frozen original
+  bool leave_children = false;  ///< accepts that the child has none of the process's children
+  bool drop_ipc = false;        ///< accepts that SysV semaphores and queues stay where they are
+  bool own_segments = false;    ///< accepts that the child has SysV segments of its own in place of
+                                ///< those that other processes have attached, too
   bool relay = false;        ///< a ghost will stand here: what pipes, stream sockets and terminals
                              ///< lead to stays reachable through it
   bool relay_input = false;  ///< standard input too; else the child finds it empty
@@ -75,10 +78,10 @@ struct Examination {
   image::Needs needs;
   std::vector<image::File>
       mapped_files;  ///< that mappings or the executable name; digests where there is no build-id
-  std::vector<image::File> open_files;  ///< that descriptors or writable shared mappings name
-  std::vector<OpenSocket> sockets;      ///< that are bound or connected to a name
+  std::vector<image::File> open_files;       ///< that descriptors or writable shared mappings name
+  std::vector<OpenSocket> sockets;           ///< that are bound or connected to a name
   std::vector<image::SysvSegment> segments;  ///< that it has attached
-  std::vector<int32_t> tids;            ///< as the process sees them, its pid first
+  std::vector<int32_t> tids;                 ///< as the process sees them, its pid first
   /// Ranges with MADV_DONTFORK or MADV_WIPEONFORK.
   std::vector<Range> not_forked;
   std::shared_ptr<const Inventory> inventory;

@@ -77,6 +77,7 @@ struct Capture::State {
   void read(const Piece& piece, std::span<std::byte> buffer);
   void let_go();
   void remove_own_segments() const;
+  void forget_connections();
 };
 
 }  // namespace rfork::tracer

@@ -126,6 +126,7 @@ Examination look_at(pid_t pid, const Options& options) {
   input.drop_locks = options.drop_locks;
   input.move = options.move;
   input.drop_connections = options.drop_connections;
+  input.keep_tcp = options.keep_tcp;
   input.relay = options.relay;
   input.forked = options.forked;
   input.leave_children = options.leave_children;

@@ -46,10 +46,11 @@ struct Inventory {
                                          ///< descriptor: not to be opened
   uint32_t executable = 0;
   bool executable_deleted = false;
-  std::map<uint32_t, UniqueFd> relays;  ///< the process's own end, by Description id
+  std::map<uint32_t, UniqueFd> relays;          ///< the process's own end, by Description id
   std::map<dev_t, uint32_t> relayed_terminals;  ///< Description id by terminal
-  std::vector<Reason> obstacles;        ///< what can't be carried
-  std::vector<SmapsEntry> smaps;        ///< what the flags of `mappings` were taken from
+  std::vector<UniqueFd> connections;  ///< of a move into a file: TCP connections with itself
+  std::vector<Reason> obstacles;      ///< what can't be carried
+  std::vector<SmapsEntry> smaps;      ///< what the flags of `mappings` were taken from
   std::shared_ptr<IpcNamespace> ipc_namespace;  ///< of the process, if it has SysV segments
 };
 
@@ -60,7 +61,7 @@ struct InventoryInput {
   std::vector<SmapsEntry> smaps;  ///< of the same ranges; a mapping without its entry has no flags
   std::set<int> drop_fds;
   bool drop_locks = false;
-  bool move = false, drop_connections = false;
+  bool move = false, into_file = false, drop_connections = false, keep_tcp = false;
   bool relay = false, relay_input = false;
   bool forked = false;                 ///< what it shares with others is no obstacle
   bool leave_children = false;         ///< what it shares with its descendants is none

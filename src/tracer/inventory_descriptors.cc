@@ -24,6 +24,7 @@
 #include "tracer/kernel_objects.h"
 #include "tracer/own_channels.h"
 #include "tracer/own_fifos.h"
+#include "tracer/pseudo_terminals.h"
 #include "tracer/shared_objects.h"
 #include "tracer/sockets.h"
 #include "tracer/special_files.h"
@@ -333,10 +334,35 @@ uint32_t relayed_already(const Inventory& inventory, dev_t terminal) {
   return terminal == 0 || found == inventory.relayed_terminals.end() ? 0 : found->second;
 }
 
+// What leads from the process to itself.
+struct Owned {
+  OwnChannels channels;
+  OwnFifos fifos;
+  PseudoTerminals terminals;
+
+  explicit Owned(const InventoryInput& input)
+      : channels(input.pid, {input.pid, input.copy}),
+        fifos(input.pid, {input.pid, input.copy}),
+        terminals(input.pid, {input.pid, input.copy}) {}
+};
+
+bool describe_terminal(Inventory& inventory, const InventoryInput& input,
+                       const PseudoTerminals& terminals, const OpenFd& open,
+                       Description& description) {
+  const ChannelEnd end = channel_end(open, description.id);
+  terminals.describe(end, description);
+  const std::string why = terminals.obstacle(end);
+  if (why.empty()) return true;
+  inventory.obstacles.push_back(
+      {fmt::format("descriptor {} is {} {}", open.fd, in_words(input.pid, special(open)), why),
+       fmt::format("try again when it has, or --drop-fd {} goes on without it", open.fd)});
+  return false;
+}
+
 // Decides how a description is carried; false, with an obstacle noted, when it can't be.
-bool describe(Inventory& inventory, const InventoryInput& input, const OwnChannels& channels,
-              const OwnFifos& fifos, const Finder& find, const OpenFd& open, bool on_stdio,
-              Description& description) {
+bool describe(Inventory& inventory, const InventoryInput& input, const Owned& owned,
+              const Finder& find, const OpenFd& open, bool on_stdio, Description& description) {
+  const OwnChannels& channels = owned.channels;
   description.path = open.path;
   description.flags = open.flags;
   description.offset = open.offset;
@@ -352,9 +378,12 @@ bool describe(Inventory& inventory, const InventoryInput& input, const OwnChanne
     return true;  // the rest when all others are known
   }
   const ChannelEnd end = channel_end(open, description.id);
-  if (fifos.has(end)) {
-    fifos.describe(inventory, input, end, description);
+  if (owned.fifos.has(end)) {
+    owned.fifos.describe(inventory, input, end, description);
     return true;
+  }
+  if (owned.terminals.has(end)) {
+    return describe_terminal(inventory, input, owned.terminals, open, description);
   }
   if (channels.has_pipe(end)) {
     channels.describe_pipe(end, description);
@@ -452,26 +481,25 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
   }
   const size_t numbered = firsts.size();
   refuse_shared_objects(inventory, input, shared_candidates(firsts));
-  OwnFifos fifos(input.pid, {input.pid, input.copy});
-  fifos.look_at(channel_ends(firsts), input.relay);
+  Owned owned(input);
+  owned.fifos.look_at(channel_ends(firsts), input.relay);
+  owned.terminals.look_at(channel_ends(firsts));
   const std::vector<UniqueFd> on_their_way = add_in_flight(firsts);
   const Finder find = [&](int fd) { return find_among(firsts, fd); };
-  OwnChannels channels(input.pid, {input.pid, input.copy});
-  channels.look_at(channel_ends(firsts));
+  owned.channels.look_at(channel_ends(firsts));
   std::vector<InotifyInstance> instances;
   std::set<uint32_t> carried;
   for (size_t i = 0; i < firsts.size(); ++i) {
     const OpenFd& open = firsts[i];
-    const bool on_stdio =
-        open.fd <= 2 || (open.terminal != 0 && open.terminal == terminal);
+    const bool on_stdio = open.fd <= 2 || (open.terminal != 0 && open.terminal == terminal);
     Description description;
     description.id = static_cast<uint32_t>(i + 1);
     InventoryInput there = input;
     there.pid = open.pid;
     there.relay = input.relay && i < numbered;
     const size_t obstacles = inventory.obstacles.size();
-    const bool described = describe(inventory, there, channels, fifos, find, open,
-                                    on_stdio && i < numbered, description);
+    const bool described =
+        describe(inventory, there, owned, find, open, on_stdio && i < numbered, description);
     if (i >= numbered && (!described || needs_number(description))) {
       inventory.obstacles.resize(obstacles);  // they name a number of ours
       inventory.obstacles.push_back(

@@ -2,9 +2,12 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/sockios.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cstring>
 #include <set>
 
@@ -44,8 +47,9 @@ void look_at_path(pid_t pid, const UnixSocket& told, Socket& socket) {
 }
 
 /// False: its other end is elsewhere.
-bool add_unix_state(pid_t pid, const UnixSocket& told, uint32_t peer, Socket& socket,
-                    Description& description) {
+bool add_unix_state(pid_t pid, const UnixSocket& told, const OwnChannels& channels,
+                    const ChannelEnd& end, Socket& socket, Description& description) {
+  const uint32_t peer = channels.peer_of(end);
   description.shut = told.shut;
   socket.backlog = socket.listening ? static_cast<int32_t>(told.limit) : 0;
   look_at_path(pid, told, socket);
@@ -53,7 +57,9 @@ bool add_unix_state(pid_t pid, const UnixSocket& told, uint32_t peer, Socket& so
   // Who is connected to makes a datagram socket's state that of a connected one too.
   if (datagrams ? !told.peer_told : told.state != TCP_ESTABLISHED) return true;
   socket.connected = true;
-  socket.peer_gone = told.peer_told && told.peer == 0;
+  // Who was not accepted yet has no number either, but nothing is shut down.
+  constexpr uint8_t kBothWays = 3;
+  socket.peer_gone = told.peer_told && told.peer == 0 && (datagrams || told.shut == kBothWays);
   description.other = peer;
   // Datagrams to a name need nobody there.
   return peer != 0 || socket.peer_gone || (datagrams && !socket.peer.empty());
@@ -85,8 +91,40 @@ bool add_messages(pid_t pid, const SocketEnd& end, int own, Socket& socket) {
   return true;
 }
 
-bool check_state(Inventory& inventory, const InventoryInput& input, const SocketEnd& end,
-                 const Socket& socket, int own, const UnixSocket* told) {
+/// A TCP connection of the process with itself.
+void add_tcp_state(const TcpLink& link, Socket& socket, Description& description) {
+  socket.connected = true;
+  socket.peer_gone = link.way == TcpLink::Way::gone;
+  description.other = link.other;
+}
+
+/// Bytes that wait, in a socket that nobody has accepted, for who will.
+uint64_t unreadable_bytes(int own) {
+  int size = 0;
+  return ::ioctl(own, SIOCOUTQ, &size) == 0 && size > 0 ? static_cast<uint64_t>(size) : 0;
+}
+
+/// What can't be read of a connection of the process with itself, in words; empty: nothing.
+std::string connection_obstacle(const OwnChannels& channels, const SocketEnd& end,
+                                const Socket& socket, int own) {
+  if (channels.tcp_link(end.end) != nullptr) return channels.tcp().obstacle(end.end.status.st_ino);
+  if (socket.family != AF_UNIX || !channels.waits(end.end)) return {};
+  if (unreadable_bytes(own) == 0) return {};
+  return "with something written to a connection that nobody has accepted yet, where it can't be "
+         "read";
+}
+
+/// Of a listening socket: how many connections of others nobody has accepted.
+uint32_t others_waiting(const OwnChannels& channels, const SocketEnd& end, const Socket& socket,
+                        int own) {
+  if (!socket.listening) return 0;
+  const UnixSocket* const told = channels.unix_socket(end.end);
+  const uint32_t all = told != nullptr ? told->queued : not_accepted(own);
+  return all - std::min(all, static_cast<uint32_t>(socket.pending.size()));
+}
+
+bool check_state(Inventory& inventory, const InventoryInput& input, const OwnChannels& channels,
+                 const SocketEnd& end, const Socket& socket, int own) {
   if (has_unreadable_filter(own)) {
     return refuse(inventory, end, "with an eBPF filter, which can't be read");
   }
@@ -96,14 +134,16 @@ bool check_state(Inventory& inventory, const InventoryInput& input, const Socket
   if (socket.error && socket.type == SOCK_STREAM && socket.family != AF_UNIX) {
     return refuse(inventory, end, "with an error that the process hasn't asked for yet");
   }
+  if (const std::string why = connection_obstacle(channels, end, socket, own); !why.empty()) {
+    return refuse(inventory, end, why,
+                  fmt::format("try again later, or --drop-fd {} goes on without it", end.end.fd));
+  }
   if (socket.family == AF_NETLINK && memory_queued(own) != 0) {
     return refuse(
         inventory, end, "with messages that the process hasn't read yet",
         fmt::format("try again when it has, or --drop-fd {} goes on without it", end.end.fd));
   }
-  const uint32_t waiting = !socket.listening ? 0
-                           : told != nullptr ? told->queued
-                                             : not_accepted(own);
+  const uint32_t waiting = others_waiting(channels, end, socket, own);
   if (waiting == 0 || !input.move || input.drop_connections) return true;
   return refuse(
       inventory, end,
@@ -111,28 +151,57 @@ bool check_state(Inventory& inventory, const InventoryInput& input, const Socket
       "try again when they are accepted, or go on without them: --drop-connections");
 }
 
+/// A TCP connection to elsewhere, which the child takes as it is: nothing of it needs to be read.
+bool keep_connection(const InventoryInput& input, int own, Description& description) {
+  auto socket = describe_socket(own, input.pid, true);
+  if (!socket) return false;
+  socket->connected = true;
+  socket->error = false;
+  description.kind = Description::Kind::socket;
+  description.socket = *std::move(socket);
+  return true;
+}
+
+/// What is queued in it; the process is stopped. False, with an obstacle noted.
+bool add_queue(Inventory& inventory, const OwnChannels& channels, const SocketEnd& end, int own,
+               Socket& socket) {
+  if (channels.tcp_link(end.end) == nullptr) {
+    return add_messages(channels.pid(), end, own, socket) ||
+           refuse(inventory, end, "with something on its way in it that can't be carried");
+  }
+  const std::string why = channels.tcp().read(end.end.status.st_ino, socket.messages);
+  return why.empty() || refuse(inventory, end, why);
+}
+
 }  // namespace
 
 std::optional<bool> add_socket(Inventory& inventory, const InventoryInput& input,
                                const OwnChannels& channels, const SocketEnd& end,
                                Description& description) {
-  const UniqueFd own = duplicate_descriptor(input.pid, end.end.fd);
+  UniqueFd own = duplicate_descriptor(input.pid, end.end.fd);
   if (!own) return std::nullopt;
-  auto socket = describe_socket(own.get(), input.pid);
+  const TcpLink* const link = channels.tcp_link(end.end);
+  if (link == nullptr && input.keep_tcp && input.move && is_tcp_connection(own.get())) {
+    return keep_connection(input, own.get(), description);
+  }
+  auto socket = describe_socket(own.get(), input.pid, link != nullptr);
   if (!socket) return std::nullopt;
-  const UnixSocket* const told = channels.unix_socket(end.end);
   if (socket->family == AF_UNIX) {
+    const UnixSocket* const told = channels.unix_socket(end.end);
     if (told == nullptr ||
-        !add_unix_state(input.pid, *told, channels.peer_of(end.end), *socket, description)) {
+        !add_unix_state(input.pid, *told, channels, end.end, *socket, description)) {
       return std::nullopt;
     }
   } else {
+    if (link != nullptr) add_tcp_state(*link, *socket, description);
     description.shut = shut_directions(own.get(), *socket);
   }
-  if (!check_state(inventory, input, end, *socket, own.get(), told)) return false;
-  if (input.earlier != nullptr && !add_messages(channels.pid(), end, own.get(), *socket)) {
-    return refuse(inventory, end, "with something on its way in it that can't be carried");
+  if (socket->listening) socket->pending = channels.waiting_at(end.end);
+  if (!check_state(inventory, input, channels, end, *socket, own.get())) return false;
+  if (input.earlier != nullptr && !add_queue(inventory, channels, end, own.get(), *socket)) {
+    return false;
   }
+  if (link != nullptr && input.into_file) inventory.connections.push_back(std::move(own));
   description.kind = Description::Kind::socket;
   description.socket = *std::move(socket);
   return true;
@@ -160,6 +229,9 @@ std::vector<OpenSocket> named_sockets(const Inventory& inventory) {
     const Description* const description =
         image::find_id(inventory.descriptions, descriptor.description);
     if (description == nullptr || !description->socket || description->other != 0) continue;
+    // Of a closed connection the name may be another.
+    const bool internet = description->socket->family != AF_UNIX;
+    if (internet && description->socket->connected && description->socket->peer_gone) continue;
     if (description->socket->name.empty() || !seen.insert(description->id).second) continue;
     sockets.push_back({descriptor.fd, *description->socket});
   }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <iterator>
 
 #include "base/error.h"
 #include "base/io.h"
@@ -61,6 +62,7 @@ std::vector<Bytes> peek_pipe(int fd) {
 void OwnChannels::look_at(const std::vector<ChannelEnd>& ends) {
   look_at_pipes(ends);
   look_at_sockets(ends);
+  look_at_connections(ends);
   std::set<ino_t> inodes;
   for (const auto& [inode, channel] : channels_) inodes.insert(inode);
   if (inodes.empty()) return;
@@ -102,9 +104,35 @@ void OwnChannels::look_at_sockets(const std::vector<ChannelEnd>& ends) {
     auto socket = diag.ask(inode);
     if (!socket) continue;
     if (sockets.contains(socket->peer)) {
-      channels_[inode] = {0, socket->peer, sockets.at(socket->peer)};
+      channels_[inode] = {0, socket->peer, sockets.at(socket->peer), false, description};
     }
     unix_sockets_.emplace(inode, *std::move(socket));
+  }
+  look_at_waiting(sockets);
+}
+
+void OwnChannels::look_at_waiting(const std::map<ino_t, uint32_t>& sockets) {
+  for (const auto& [listening, socket] : unix_sockets_) {
+    for (const ino_t waiting : socket.waiting) {
+      const auto own = sockets.find(waiting);
+      if (own == sockets.end()) continue;
+      channels_[waiting] = {0, listening, sockets.at(listening), true, own->second};
+    }
+  }
+}
+
+void OwnChannels::look_at_connections(const std::vector<ChannelEnd>& ends) {
+  std::vector<ChannelEnd> others;
+  std::ranges::copy_if(ends, std::back_inserter(others), [&](const ChannelEnd& end) {
+    return !unix_sockets_.contains(end.status.st_ino);
+  });
+  tcp_.look_at(others);
+  for (const ChannelEnd& end : others) {
+    const auto link = tcp_.links().find(end.status.st_ino);
+    if (!S_ISSOCK(end.status.st_mode) || link == tcp_.links().end()) continue;
+    const bool waits = link->second.way == TcpLink::Way::waiting;
+    channels_[link->first] = {0, link->second.other_inode, link->second.other, waits,
+                              end.description};
   }
 }
 
@@ -116,6 +144,35 @@ const UnixSocket* OwnChannels::unix_socket(const ChannelEnd& end) const {
 uint32_t OwnChannels::peer_of(const ChannelEnd& end) const {
   const auto found = channels_.find(end.status.st_ino);
   return found == channels_.end() ? 0 : found->second.peer_description;
+}
+
+bool OwnChannels::waits(const ChannelEnd& end) const {
+  const auto found = channels_.find(end.status.st_ino);
+  return found != channels_.end() && found->second.waits;
+}
+
+std::vector<uint32_t> OwnChannels::waiting_at(const ChannelEnd& end) const {
+  std::vector<uint32_t> waiting;
+  const auto add = [&](ino_t inode) {
+    const auto found = channels_.find(inode);
+    if (found == channels_.end() || !found->second.waits ||
+        found->second.peer != end.status.st_ino) {
+      return;
+    }
+    waiting.push_back(found->second.description);
+  };
+  if (const UnixSocket* const told = unix_socket(end)) {
+    for (const ino_t inode : told->waiting) add(inode);  // in the order of their connections
+    return waiting;
+  }
+  for (const auto& [inode, link] : tcp_.links()) add(inode);
+  return waiting;
+}
+
+const TcpLink* OwnChannels::tcp_link(const ChannelEnd& end) const {
+  const auto found = tcp_.links().find(end.status.st_ino);
+  if (found == tcp_.links().end() || !channels_.contains(found->first)) return nullptr;
+  return &found->second;
 }
 
 void OwnChannels::describe_pipe(const ChannelEnd& end, Description& description) const {

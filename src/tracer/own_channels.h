@@ -1,5 +1,5 @@
-// Pipes and unix sockets that lead from the process to itself: programs wake their own threads and
-// event loops with them. Nobody else is at the other end, so they are carried with what is in them.
+// Pipes and sockets that lead from the process to itself: programs wake their own threads and event
+// loops with them. Nobody else is at the other end, so they are carried with what is in them.
 #pragma once
 
 #include <sys/stat.h>
@@ -10,18 +10,11 @@
 #include <vector>
 
 #include "image/model.h"
+#include "tracer/channel_end.h"
+#include "tracer/tcp_connections.h"
 #include "tracer/unix_diag.h"
 
 namespace rfork::tracer {
-
-/// One descriptor that may be an end of one.
-struct ChannelEnd {
-  pid_t pid = 0;  ///< who has it: the process, or, of what is on its way in a socket, we
-  int fd = 0;
-  struct stat status {};
-  int32_t flags = 0;         ///< fcntl(F_GETFL)
-  uint32_t description = 0;  ///< of its open file description
-};
 
 /// A copy of what is in the pipe or FIFO `fd`, which stays there: of one in packet mode a packet
 /// each. Throws Error.
@@ -30,7 +23,7 @@ std::vector<Bytes> peek_pipe(int fd);
 class OwnChannels {
  public:
   /// Processes that may hold the ends too: `pid` itself, and a copy of it that was made for us.
-  OwnChannels(pid_t pid, std::set<pid_t> same) : pid_(pid), same_(std::move(same)) {}
+  OwnChannels(pid_t pid, std::set<pid_t> same) : pid_(pid), same_(std::move(same)), tcp_(pid) {}
 
   pid_t pid() const { return pid_; }
   /// All of the process's pipes and sockets; finds out which of them lead to itself.
@@ -45,24 +38,39 @@ class OwnChannels {
 
   /// What sock_diag(7) tells; nullptr: it is no unix socket, or nothing is told.
   const UnixSocket* unix_socket(const ChannelEnd& end) const;
-  /// The description of the process's own that a unix socket is connected to; 0: none, or others
-  /// have one of the two too.
+  /// The description of the process's own that a unix socket is connected to, or that listens and
+  /// hasn't accepted it; 0: none, or others have one of the two too.
   uint32_t peer_of(const ChannelEnd& end) const;
+  /// Whether a unix socket waits for the other to accept it.
+  bool waits(const ChannelEnd& end) const;
+  /// The descriptions whose connections to this listening socket wait to be accepted, as far as
+  /// they are the process's own.
+  std::vector<uint32_t> waiting_at(const ChannelEnd& end) const;
+
+  /// nullptr: it is no TCP connection of the process with itself, or others have one of its ends
+  /// too.
+  const TcpLink* tcp_link(const ChannelEnd& end) const;
+  const TcpConnections& tcp() const { return tcp_; }
 
  private:
   struct Channel {
     uint32_t first = 0;  ///< of a pipe: the description that carries its contents
     ino_t peer = 0;      ///< of a socket
     uint32_t peer_description = 0;
+    bool waits = false;        ///< `peer` listens
+    uint32_t description = 0;  ///< of a socket
   };
 
   void look_at_pipes(const std::vector<ChannelEnd>& ends);
   void look_at_sockets(const std::vector<ChannelEnd>& ends);
+  void look_at_waiting(const std::map<ino_t, uint32_t>& sockets);
+  void look_at_connections(const std::vector<ChannelEnd>& ends);
 
   pid_t pid_;
   std::set<pid_t> same_;
   std::map<ino_t, Channel> channels_;
   std::map<ino_t, UnixSocket> unix_sockets_;
+  TcpConnections tcp_;
 };
 
 }  // namespace rfork::tracer

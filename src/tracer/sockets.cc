@@ -125,6 +125,21 @@ std::vector<image::SocketOption> ask_options(int fd) {
   return options;
 }
 
+/// What means nothing for TCP, where accept(2) leaves something of the segment that came; and of a
+/// connection what the kernel has found for it, or what only one to come can be given.
+void leave_out_of_tcp(bool connected, std::vector<image::SocketOption>& options) {
+  constexpr std::array kMeaningless{"IP_MULTICAST_TTL", "IP_MULTICAST_IF", "IPV6_MULTICAST_HOPS",
+                                    "IPV6_MULTICAST_IF"};
+  constexpr std::array kOfConnection{"TCP_MAXSEG", "TCP_WINDOW_CLAMP", "TCP_FASTOPEN",
+                                     "TCP_FASTOPEN_CONNECT", "SO_INCOMING_CPU"};
+  const auto is_in = [](const auto& names, const std::string& name) {
+    return std::ranges::find(names, name) != names.end();
+  };
+  std::erase_if(options, [&](const image::SocketOption& option) {
+    return is_in(kMeaningless, option.name) || (connected && is_in(kOfConnection, option.name));
+  });
+}
+
 Bytes ask_filter(int fd) {
   socklen_t count = 0;
   if (::getsockopt(fd, SOL_SOCKET, kGetFilter, nullptr, &count) != 0 || count == 0) return {};
@@ -256,13 +271,13 @@ std::string socket_in_words(int fd) {
   return image::socket_words(socket);
 }
 
-std::optional<Socket> describe_socket(int fd, pid_t pid) {
+std::optional<Socket> describe_socket(int fd, pid_t pid, bool linked) {
   Socket socket = kind_of(fd);
-  if (!stands_alone(fd, socket)) return std::nullopt;
+  if (!linked && !stands_alone(fd, socket)) return std::nullopt;
   socket.listening = ask<int>(fd, SOL_SOCKET, SO_ACCEPTCONN).value_or(0) != 0;
   socket.cookie = ask<uint64_t>(fd, SOL_SOCKET, kSocketCookie).value_or(0);
   socket.name = own_name(fd);
-  if (!is_tcp(socket)) socket.peer = peer_name(fd);
+  if (!is_tcp(socket) || linked) socket.peer = peer_name(fd);
   socket.interface = interface_of_name(fd, socket);
   if (is_tcp(socket) && socket.listening) {
     // Of a listening socket: what its queue holds, and may hold (include/uapi/linux/tcp.h).
@@ -270,6 +285,7 @@ std::optional<Socket> describe_socket(int fd, pid_t pid) {
         ask<tcp_info>(fd, IPPROTO_TCP, TCP_INFO).value_or(tcp_info{}).tcpi_sacked);
   }
   socket.options = ask_options(fd);
+  if (is_tcp(socket)) leave_out_of_tcp(linked, socket.options);
   socket.filter = ask_filter(fd);
   add_groups(fd, pid, socket);
   pollfd state{fd, 0, 0};
@@ -281,10 +297,23 @@ std::optional<Socket> describe_socket(int fd, pid_t pid) {
 
 int32_t shut_directions(int fd, const Socket& socket) {
   pollfd state{fd, POLLRDHUP, 0};
-  if (socket.listening || ::poll(&state, 1, 0) != 1) return 0;
-  if ((state.revents & POLLRDHUP) == 0) return 0;
+  const bool reads_no_more =
+      !socket.listening && ::poll(&state, 1, 0) == 1 && (state.revents & POLLRDHUP) != 0;
+  if (is_tcp(socket) && socket.connected) {
+    const int now = ask<tcp_info>(fd, IPPROTO_TCP, TCP_INFO).value_or(tcp_info{}).tcpi_state;
+    const bool ended_by_other =
+        now != TCP_ESTABLISHED && now != TCP_FIN_WAIT1 && now != TCP_FIN_WAIT2;
+    const bool writes = now == TCP_ESTABLISHED || now == TCP_CLOSE_WAIT;
+    return (reads_no_more && !ended_by_other ? 1 : 0) | (writes ? 0 : 2);
+  }
+  if (!reads_no_more) return 0;
   // A TCP socket that is closed says POLLHUP in any case.
   return is_tcp(socket) || (state.revents & POLLHUP) != 0 ? 3 : 1;
+}
+
+bool is_tcp_connection(int fd) {
+  const Socket socket = kind_of(fd);
+  return is_tcp(socket) && !stands_alone(fd, socket);
 }
 
 uint32_t not_accepted(int fd) {

@@ -15,14 +15,19 @@ namespace rfork::tracer {
 
 /// All but what sock_diag(7) alone tells, and its messages. `pid`: a process of its network
 /// namespace. nullopt: of a family or in a state in which it can't be made again: its other end
-/// is elsewhere.
-std::optional<image::Socket> describe_socket(int fd, pid_t pid);
+/// is elsewhere. `linked`: it is a TCP connection whose other end is known.
+std::optional<image::Socket> describe_socket(int fd, pid_t pid, bool linked = false);
 
 /// "TCP at 10.0.0.2:4711, to 10.0.0.1:80", of any socket. Empty if nothing is known of it.
 std::string socket_in_words(int fd);
 
-/// Which directions of an internet socket are shut down: 1 it reads no more, 2 it writes no more.
+/// Which directions of an internet socket are shut down: 1 it reads no more, 2 it writes no more. A
+/// TCP connection that the other end has shut down reads no more once that is restored.
 int32_t shut_directions(int fd, const image::Socket& socket);
+
+/// Whether it is a TCP socket that is connected, or about to be, or that was closed by one end
+/// only.
+bool is_tcp_connection(int fd);
 
 /// How many connections of a listening TCP socket nobody has accepted.
 uint32_t not_accepted(int fd);

@@ -1,67 +1,18 @@
 #include "tracer/unix_diag.h"
 
-#include <fcntl.h>
-#include <fmt/format.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
-#include <linux/sched.h>
 #include <linux/sock_diag.h>
 #include <linux/unix_diag.h>
-#include <sched.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <csignal>
 #include <cstring>
 
-#include "base/io.h"
+#include "tracer/diag_socket.h"
 
 namespace rfork::tracer {
 
 namespace {
-
-UniqueFd diag_socket() {
-  return UniqueFd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
-}
-
-bool same_file(const std::string& a, const std::string& b) {
-  struct stat one {
-  }, other{};
-  return ::stat(a.c_str(), &one) == 0 && ::stat(b.c_str(), &other) == 0 &&
-         one.st_ino == other.st_ino && one.st_dev == other.st_dev;
-}
-
-/// A namespace can be entered by a process of our own with the same descriptors, which makes the
-/// socket there: setns(2) asks a process that enters a user namespace to have one thread.
-UniqueFd diag_socket_in(pid_t pid) {
-  const UniqueFd network = try_open(fmt::format("/proc/{}/ns/net", pid), O_RDONLY);
-  const UniqueFd user = try_open(fmt::format("/proc/{}/ns/user", pid), O_RDONLY);
-  if (!network) return {};
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) return {};
-  const UniqueFd reader(ends[0]);
-  UniqueFd writer(ends[1]);
-  const long child = ::syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
-  if (child == 0) {
-    if (::setns(network.get(), CLONE_NEWNET) != 0) {
-      if (!user || ::setns(user.get(), CLONE_NEWUSER) != 0 ||
-          ::setns(network.get(), CLONE_NEWNET) != 0) {
-        ::_exit(1);
-      }
-    }
-    const int fd = ::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
-    ::_exit(::write(writer.get(), &fd, sizeof fd) == sizeof fd ? 0 : 1);
-  }
-  if (child < 0) return {};
-  while (::waitpid(static_cast<pid_t>(child), nullptr, 0) < 0 && errno == EINTR) {
-  }
-  writer.reset();
-  int fd = -1;
-  return UniqueFd(::read(reader.get(), &fd, sizeof fd) == sizeof fd ? fd : -1);
-}
 
 void take(const rtattr& attribute, UnixSocket& found) {
   const void* const data = RTA_DATA(&attribute);
@@ -93,10 +44,7 @@ void take(const rtattr& attribute, UnixSocket& found) {
 
 }  // namespace
 
-UnixDiag::UnixDiag(pid_t pid)
-    : netlink_(same_file(fmt::format("/proc/{}/ns/net", pid), "/proc/self/ns/net")
-                   ? diag_socket()
-                   : diag_socket_in(pid)) {}
+UnixDiag::UnixDiag(pid_t pid) : netlink_(diag_socket(pid)) {}
 
 std::optional<UnixSocket> UnixDiag::ask(ino_t inode) const {
   if (!netlink_) return std::nullopt;

@@ -133,7 +133,8 @@ def thirty_two_bit(world):
 
 def descriptors(world):
     """Each kind is refused by name with the way to accept its loss; with all accepted it goes through."""
-    kinds = ["pipe", "socketpair", "tcp", "stale-epoll", "terminal"]
+    kinds = ["pipe", "socketpair", "tcp", "tcp-urgent", "tcp-mark", "tcp-not-accepted", "stale-epoll", "terminal",
+             "terminal-unread"]
     for kind in [*kinds, "in-flight"]:
         folder = world.folder / kind
         folder.mkdir()

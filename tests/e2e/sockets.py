@@ -7,15 +7,18 @@ local:  moved to a daemon on the same host, which takes the very sockets.
 copy:   copied to another host: both have the name, each on its host.
 shared: with SO_REUSEPORT a copy has the name too, and says so.
 busy:   a copy where the original still has the name is refused by name, and goes on without if told to.
+keep:   an established TCP connection is kept by a move within one host.
 absent: an address that the destination doesn't have is refused by name; any other is accepted if told to.
 """
 
 import os
+import signal
 import socket
+import subprocess
 import sys
 
 import harness
-from harness import CANNOT_CARRY, REFUSED, expect
+from harness import CANNOT_CARRY, REFUSED, USAGE, expect
 
 CLIENT = """
 import socket, sys
@@ -190,8 +193,48 @@ def pending(world):
         world.trace("--move", "--drop-connections", target.pid, "-o", image).expect(0)
 
 
+TALK = """
+import socket, sys
+one = socket.create_server(("127.0.0.1", 0))
+print(one.getsockname()[1], flush=True)
+talk, _ = one.accept()
+one.close()
+print(talk.fileno(), flush=True)
+while line := talk.recv(100):
+    talk.sendall(b"heard " + line)
+"""
+
+
+def keep(world):
+    """An established connection goes along within one host; another host refuses it before anything is done."""
+    here, there = world.two_hosts()
+    target = world.start(["/usr/bin/python3", "-c", TALK], host=here)
+    port = int(target.line())
+    asks = world.start(["/usr/bin/python3", "-u", "-c",
+                        "import socket, sys\nwith socket.create_connection(('127.0.0.1', int(sys.argv[1])), 20) as one:\n"
+                        "    for word in ('one', 'two', 'three'):\n"
+                        "        one.sendall(word.encode())\n        print(one.recv(100).decode(), flush=True)\n"
+                        "        input()\n", str(port)], host=here, stdin=subprocess.PIPE)
+    fd = target.line()
+    expect(asks.line() == "heard one", "they talk")
+    far = harness.Daemon(world, there)
+    move = ["--move", "--keep-tcp", "--no-ghost", target.pid]
+    said = world.trace(*move, far.address, host=here, key=far.key)
+    said.refused(REFUSED, f"descriptor {fd} is a TCP connection to 127.0.0.1:", "can't be kept there", "--keep-tcp")
+    world.trace(*move, "-o", world.folder / "image.rfork", host=here).refused(USAGE, "--keep-tcp", "--move")
+    near = harness.Daemon(world, here)
+    asks.popen.stdin.write("\n")
+    asks.popen.stdin.flush()
+    expect(asks.line() == "heard two", "they talk on")
+    world.trace(*move, near.address, host=here, key=near.key).expect(0)
+    expect(target.wait().code == -signal.SIGKILL, "the original has moved")
+    asks.popen.stdin.write("\n")
+    asks.popen.stdin.flush()
+    expect(asks.line() == "heard three", "the child answers")
+
+
 CASES = {"file": file, "net": net, "local": local, "copy": copy, "busy": busy, "absent": absent,
-         "pending": pending, "shared": shared}
+         "pending": pending, "shared": shared, "keep": keep}
 
 if __name__ == "__main__":
     os.environ.pop("RFORK_KEY", None)

@@ -107,20 +107,53 @@ void give_away(int theirs) {
   close(theirs);
 }
 
-int connected_by_tcp() {
+int listen_by_tcp(sockaddr_in& name) {
   const int listening = MUST(socket(AF_INET, SOCK_STREAM, 0));
-  sockaddr_in name{};
+  name = {};
   name.sin_family = AF_INET;
   name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   MUST(bind(listening, reinterpret_cast<const sockaddr*>(&name), sizeof name));
   MUST(listen(listening, 1));
   socklen_t size = sizeof name;
   MUST(getsockname(listening, reinterpret_cast<sockaddr*>(&name), &size));
+  return listening;
+}
+
+int connect_by_tcp(const sockaddr_in& name) {
   const int fd = MUST(socket(AF_INET, SOCK_STREAM, 0));
   MUST(connect(fd, reinterpret_cast<const sockaddr*>(&name), sizeof name));
+  return fd;
+}
+
+int connected_by_tcp() {
+  sockaddr_in name;
+  const int listening = listen_by_tcp(name);
+  const int fd = connect_by_tcp(name);
   give_away(MUST(accept(listening, nullptr, nullptr)));
   close(listening);
   return fd;
+}
+
+/// Of a connection of the process with itself, what nobody can look at.
+int connected_to_itself(const std::string& kind) {
+  sockaddr_in name;
+  const int listening = listen_by_tcp(name);
+  const int fd = connect_by_tcp(name);
+  if (kind == "tcp-not-accepted") {
+    EXPECT_EQ(send(fd, "request", 7, 0), 7);
+    return fd;
+  }
+  const int accepted = MUST(accept(listening, nullptr, nullptr));
+  close(listening);
+  EXPECT_EQ(send(fd, "a!b", 3, 0), 3);
+  EXPECT_EQ(send(fd, "!", 1, MSG_OOB), 1);
+  EXPECT_EQ(send(fd, "later", 5, 0), 5);
+  if (kind == "tcp-mark") {
+    // The urgent byte is read, and its place in the stream isn't passed.
+    char byte;
+    while (recv(accepted, &byte, 1, MSG_OOB) != 1) usleep(1000);
+  }
+  return accepted;
 }
 
 int open_kind(const std::string& kind) {
@@ -141,6 +174,7 @@ int open_kind(const std::string& kind) {
     return pair[0];
   }
   if (kind == "tcp") return connected_by_tcp();
+  if (kind.starts_with("tcp-")) return connected_to_itself(kind);
   if (kind == "eventfd") return MUST(eventfd(0, 0));
   if (kind == "epoll") return MUST(epoll_create1(0));
   if (kind == "stale-epoll") {
@@ -184,7 +218,13 @@ int open_kind(const std::string& kind) {
   if (kind == "terminal") {
     int master, slave;
     MUST(openpty(&master, &slave, nullptr, nullptr, nullptr));
-    close(slave);
+    give_away(slave);
+    return master;
+  }
+  if (kind == "terminal-unread") {
+    int master, slave;
+    MUST(openpty(&master, &slave, nullptr, nullptr, nullptr));
+    EXPECT_EQ(write(slave, "shown", 5), 5);
     return master;
   }
   if (kind == "fifo") {

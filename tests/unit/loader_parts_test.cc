@@ -1,4 +1,6 @@
 // The loader's pure parts: free addresses, the vDSO's bytes, signal frames.
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <sys/mman.h>
 #include <sys/user.h>
 
@@ -8,6 +10,7 @@
 #include "image/host.h"
 #include "image/signal_frame_x86_64.h"
 #include "loader/address_space.h"
+#include "loader/internet_name.h"
 #include "loader/vdso_x86_64.h"
 
 using namespace rfork;
@@ -158,4 +161,51 @@ TEST_CASE("a signal frame fits its room and is aligned") {
   image::Thread wrong = thread;
   wrong.registers.resize(10);
   CHECK_THROWS_AS(image::build_signal_frame(wrong, area, 0x10000), Refusal);
+}
+
+namespace {
+
+Bytes name4(const char* address, uint16_t port) {
+  sockaddr_in name{};
+  name.sin_family = AF_INET;
+  name.sin_port = htons(port);
+  ::inet_pton(AF_INET, address, &name.sin_addr);
+  const auto* const start = reinterpret_cast<const std::byte*>(&name);
+  return {start, start + sizeof name};
+}
+
+Bytes name6(const char* address, uint16_t port, uint32_t scope = 0) {
+  sockaddr_in6 name{};
+  name.sin6_family = AF_INET6;
+  name.sin6_port = htons(port);
+  name.sin6_scope_id = scope;
+  ::inet_pton(AF_INET6, address, &name.sin6_addr);
+  const auto* const start = reinterpret_cast<const std::byte*>(&name);
+  return {start, start + sizeof name};
+}
+
+}  // namespace
+
+TEST_CASE("an address is the same in another family") {
+  CHECK(in_family(name4("10.0.0.1", 80), AF_INET6) == name6("::ffff:10.0.0.1", 80));
+  CHECK(in_family(name6("::ffff:10.0.0.1", 80), AF_INET) == name4("10.0.0.1", 80));
+  CHECK(in_family(name4("10.0.0.1", 80), AF_INET) == name4("10.0.0.1", 80));
+  CHECK(in_family(name6("fe80::1", 80), AF_INET).empty());
+  CHECK(same_endpoint(name4("10.0.0.1", 80), name6("::ffff:10.0.0.1", 80)));
+  CHECK(same_endpoint(name6("fe80::1", 80, 2), name6("fe80::1", 80, 3)));
+  CHECK_FALSE(same_endpoint(name4("10.0.0.1", 80), name4("10.0.0.1", 81)));
+  CHECK_FALSE(same_endpoint(name4("10.0.0.1", 80), name6("::1", 80)));
+}
+
+TEST_CASE("loopback stands in for an address that isn't here") {
+  CHECK(loopback_name(name4("10.0.0.1", 80)) == name4("127.0.0.1", 0));
+  CHECK(loopback_name(name6("::ffff:10.0.0.1", 80)) == name6("::ffff:127.0.0.1", 0));
+  CHECK(loopback_name(name6("fe80::1", 80, 2)) == name6("::1", 0));
+  Bytes name = loopback_name(name6("fe80::1", 80));
+  set_port(name, htons(7));
+  CHECK(name == name6("::1", 7));
+  CHECK(is_any_address(name4("0.0.0.0", 80)));
+  CHECK(is_any_address(name6("::", 80)));
+  CHECK(is_any_address(name6("::ffff:0.0.0.0", 80)));
+  CHECK_FALSE(is_any_address(name4("127.0.0.1", 0)));
 }
