@@ -49,6 +49,7 @@ struct Inventory {
   std::map<uint32_t, UniqueFd> relays;          ///< the process's own end, by Description id
   std::map<dev_t, uint32_t> relayed_terminals;  ///< Description id by terminal
   std::vector<UniqueFd> connections;  ///< of a move into a file: TCP connections with itself
+  std::set<ino_t> own_channels;       ///< pipes and sockets that nobody else has
   std::vector<Reason> obstacles;      ///< what can't be carried
   std::vector<SmapsEntry> smaps;      ///< what the flags of `mappings` were taken from
   std::shared_ptr<IpcNamespace> ipc_namespace;  ///< of the process, if it has SysV segments

@@ -486,7 +486,9 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
   owned.terminals.look_at(channel_ends(firsts));
   const std::vector<UniqueFd> on_their_way = add_in_flight(firsts);
   const Finder find = [&](int fd) { return find_among(firsts, fd); };
-  owned.channels.look_at(channel_ends(firsts));
+  owned.channels.look_at(channel_ends(firsts),
+                         input.earlier ? input.earlier->own_channels : std::set<ino_t>());
+  inventory.own_channels = owned.channels.inodes();
   std::vector<InotifyInstance> instances;
   std::set<uint32_t> carried;
   for (size_t i = 0; i < firsts.size(); ++i) {

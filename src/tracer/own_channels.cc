@@ -59,17 +59,24 @@ std::vector<Bytes> peek_pipe(int fd) {
   return queued;
 }
 
-void OwnChannels::look_at(const std::vector<ChannelEnd>& ends) {
+void OwnChannels::look_at(const std::vector<ChannelEnd>& ends, const std::set<ino_t>& known) {
   look_at_pipes(ends);
   look_at_sockets(ends);
   look_at_connections(ends);
   std::set<ino_t> inodes;
-  for (const auto& [inode, channel] : channels_) inodes.insert(inode);
+  for (const auto& [inode, channel] : channels_)
+    if (!known.contains(inode)) inodes.insert(inode);
   if (inodes.empty()) return;
   const std::set<ino_t> held = held_by_others(inodes, same_);
   std::erase_if(channels_, [&](const auto& entry) {
     return held.contains(entry.first) || held.contains(entry.second.peer);
   });
+}
+
+std::set<ino_t> OwnChannels::inodes() const {
+  std::set<ino_t> inodes;
+  for (const auto& [inode, channel] : channels_) inodes.insert(inode);
+  return inodes;
 }
 
 void OwnChannels::look_at_pipes(const std::vector<ChannelEnd>& ends) {

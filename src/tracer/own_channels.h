@@ -26,8 +26,10 @@ class OwnChannels {
   OwnChannels(pid_t pid, std::set<pid_t> same) : pid_(pid), same_(std::move(same)), tcp_(pid) {}
 
   pid_t pid() const { return pid_; }
-  /// All of the process's pipes and sockets; finds out which of them lead to itself.
-  void look_at(const std::vector<ChannelEnd>& ends);
+  /// All of the process's pipes and sockets; finds out which of them lead to itself. That nobody
+  /// else has the `known` ones was found before, when the process did not have to wait for it.
+  void look_at(const std::vector<ChannelEnd>& ends, const std::set<ino_t>& known);
+  std::set<ino_t> inodes() const;
   bool has_pipe(const ChannelEnd& end) const {
     return S_ISFIFO(end.status.st_mode) && channels_.contains(end.status.st_ino);
   }
