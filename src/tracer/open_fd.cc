@@ -1,0 +1,86 @@
+#include "tracer/open_fd.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/kcmp.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include "base/io.h"
+#include "tracer/inventory.h"
+#include "tracer/proc_text.h"
+
+namespace rfork::tracer {
+
+std::vector<int> list_fds(pid_t pid) {
+  const std::string path = fmt::format("/proc/{}/fd", pid);
+  auto fds = try_list_numbers(path);
+  if (!fds) throw_errno("open", path);
+  return *std::move(fds);
+}
+
+bool is_terminal(const struct stat& status) {
+  if (!S_ISCHR(status.st_mode)) return false;
+  const unsigned number = major(status.st_rdev);
+  return number == 4 || number == 5 || (number >= 136 && number <= 143) || number == 204;
+}
+
+namespace {
+
+// /dev/tty is the controlling terminal, and /dev/console one of several.
+dev_t terminal_behind(pid_t pid, int fd, const struct stat& status) {
+  constexpr unsigned long kGetDevice = _IOR('T', 0x32, unsigned);  // TIOCGDEV, tty_ioctl(2)
+  if (!is_terminal(status)) return 0;
+  if (major(status.st_rdev) != 5) return status.st_rdev;
+  unsigned device = 0;
+  const UniqueFd own = duplicate_descriptor(pid, fd);
+  if (minor(status.st_rdev) == 2 || ::ioctl(own.get(), kGetDevice, &device) != 0) return 0;
+  return makedev((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xfff00));
+}
+
+}  // namespace
+
+std::optional<OpenFd> look_at_fd(pid_t pid, int fd) {
+  OpenFd open;
+  open.pid = pid;
+  open.fd = fd;
+  const std::string path = fmt::format("/proc/{}/fd/{}", pid, fd);
+  const auto link = try_read_link(path);
+  const auto info = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/fdinfo/{}", pid, fd));
+  if (!link || !info || ::stat(path.c_str(), &open.status) != 0)
+    return std::nullopt;  // closed meanwhile
+  open.path = *link;
+  open.terminal = terminal_behind(pid, fd, open.status);
+  constexpr std::string_view kDeleted = " (deleted)";
+  // A file with other names left may be called so itself.
+  if (open.path.ends_with(kDeleted) &&
+      (open.status.st_nlink == 0 || !open_in_process(pid, open.path, O_PATH | O_NOFOLLOW))) {
+    open.path.resize(open.path.size() - kDeleted.size());
+  }
+  open.offset = std::strtoll(value_of(*info, "pos").value_or("0").c_str(), nullptr, 10);
+  const auto flags = std::strtol(value_of(*info, "flags").value_or("0").c_str(), nullptr, 8);
+  open.locks = parse_locks(*info);
+  open.info = *info;
+  open.close_on_exec = (flags & O_CLOEXEC) != 0;
+  open.flags = static_cast<int32_t>(flags & ~O_CLOEXEC);
+  return open;
+}
+
+bool same_description(const OpenFd& a, const OpenFd& b) {
+  if (a.status.st_ino != b.status.st_ino || a.status.st_dev != b.status.st_dev ||
+      a.flags != b.flags)
+    return false;
+  const long order = ::syscall(SYS_kcmp, a.pid, b.pid, KCMP_FILE, a.fd, b.fd);
+  if (order < 0) throw_errno("kcmp", fmt::format("descriptors {} and {} of {}", a.fd, b.fd, a.pid));
+  return order == 0;
+}
+
+SpecialFd special(const OpenFd& open) {
+  return {open.fd, open.path, open.status, open.flags, open.info};
+}
+
+}  // namespace rfork::tracer

@@ -1,0 +1,42 @@
+// What /proc tells of a descriptor, before anybody asks what is behind it.
+#pragma once
+
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tracer/file_locks.h"
+#include "tracer/special_files.h"
+
+namespace rfork::tracer {
+
+/// A descriptor of a process, as /proc shows it.
+struct OpenFd {
+  pid_t pid = 0;  ///< who has it: the process, or, of what is on its way in a socket, we
+  int fd = 0;
+  int carrier = -1;  ///< the number of a socket in which it is on its way
+  std::string path;  ///< without " (deleted)"
+  struct stat status {};
+  dev_t terminal = 0;  ///< the terminal that it leads to, /dev/tty too; 0: none
+  int64_t offset = 0;
+  int32_t flags = 0;
+  bool close_on_exec = false;
+  std::string info;  ///< fdinfo
+  Locks locks;
+};
+
+/// The numbers of the process's descriptors. Throws Error.
+std::vector<int> list_fds(pid_t pid);
+/// nullopt: it was closed meanwhile.
+std::optional<OpenFd> look_at_fd(pid_t pid, int fd);
+/// Whether two descriptors have one open file description. Throws Error.
+bool same_description(const OpenFd& a, const OpenFd& b);
+bool is_terminal(const struct stat& status);
+/// The same for who needs no more of it; refers to `open`.
+SpecialFd special(const OpenFd& open);
+
+}  // namespace rfork::tracer
