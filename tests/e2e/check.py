@@ -56,7 +56,10 @@ def compare(world, pid, *arguments, key=None, host=None):
     if real.code != 0:
         done = real.json()
         expect(done["error"] == said["error"], f"another word: {said} {done}")
-        expect(done["reasons"] == said["reasons"], f"other reasons:\n{said}\n{done}")
+        # What can't be carried is refused without asking the destination, which the check has asked all the same.
+        more = [reason for reason in said["reasons"] if reason not in done["reasons"]]
+        expect(len(more) + len(done["reasons"]) == len(said["reasons"]), f"other reasons:\n{said}\n{done}")
+        expect(not more or real.code == 4 and all(" there" in one["what"] for one in more), f"more reasons: {more}")
     return said
 
 

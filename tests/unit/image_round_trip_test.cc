@@ -223,7 +223,7 @@ TEST_CASE("what images of version 1 got later comes back too") {
   socket.filter = samples::noise(16, 5);
   socket.left = 4, socket.cookie = UINT64_MAX;
   snapshot.descriptions.push_back(open);
-  Description master{.id = 92, .kind = Description::Kind::pseudo_terminal};
+  Description master{.id = 92, .kind = Description::Kind::pseudo_terminal, .other = 92};
   master.terminal = PseudoTerminal{7, true, true, true, true, true, 3};
   snapshot.descriptions.push_back(master);
   const Bytes image = samples::image_of(snapshot, samples::rich_runs());
