@@ -106,13 +106,13 @@ struct Waiting {
 };
 
 struct WaitingUnix {
-  std::string name = std::string(1, '\0') + "rfork-waiting-" + std::to_string(getpid());
+  std::string name;
   int streams = MUST(socket(AF_UNIX, SOCK_STREAM, 0)),
       packets = MUST(socket(AF_UNIX, SOCK_SEQPACKET, 0));
   int first = MUST(socket(AF_UNIX, SOCK_STREAM, 0)), second = MUST(socket(AF_UNIX, SOCK_STREAM, 0));
   int packet = MUST(socket(AF_UNIX, SOCK_SEQPACKET, 0));
 
-  WaitingUnix() {
+  explicit WaitingUnix(const std::string& folder) : name(std::string(1, '\0') + folder) {
     sockets::bind_unix(streams, name + "-s");
     sockets::bind_unix(packets, name + "-p");
     sockets::bind_unix(second, name + "-second");
@@ -146,7 +146,7 @@ int main(int argc, char** argv) {
   target::begin(argc, argv);
   Served served(loopback(AF_INET));
   Waiting waiting;
-  WaitingUnix waiting_unix;
+  WaitingUnix waiting_unix(argv[1]);
   target::ready();
   target::wait_for_go();
   served.check();
