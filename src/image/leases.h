@@ -14,7 +14,8 @@ namespace rfork::image {
 
 class Leases {
  public:
-  /// Those that /proc/locks shows now: of processes that are seen from here.
+  /// Those that /proc/locks shows now: of processes that are seen from here. Reading that file
+  /// takes the kernel 10 to 20 ms (it waits for an RCU grace period), so only who has to does.
   static Leases of_this_host();
   /// From the text of that file. Lines of another form are skipped.
   explicit Leases(std::string_view text);

@@ -32,11 +32,23 @@ UniqueFd reopen(int fd, int flags) {
   return try_open(fmt::format("/proc/self/fd/{}", fd), reopen_flags(flags) & ~O_NOFOLLOW);
 }
 
+namespace {
+
+bool has_leases(const image::Snapshot& snapshot) {
+  return std::ranges::any_of(snapshot.descriptions, [](const Description& description) {
+    return std::ranges::any_of(description.locks, [](const image::FileLock& lock) {
+      return lock.kind == image::FileLock::Kind::lease;
+    });
+  });
+}
+
+}  // namespace
+
 HostFiles::HostFiles(const image::Snapshot& snapshot, const Options& options, Findings& findings)
     : snapshot_(snapshot),
       options_(options),
       findings_(findings),
-      leases_(image::Leases::of_this_host()) {
+      leases_(has_leases(snapshot) ? image::Leases::of_this_host() : image::Leases("")) {
   same_boot_ = read_file("/proc/sys/kernel/random/boot_id").starts_with(snapshot.host.boot_id) &&
                !snapshot.host.boot_id.empty();
   for (const Object& object : snapshot.objects) {

@@ -55,7 +55,7 @@ std::map<uint32_t, int> PresentFiles::by_id(const std::vector<image::File>& file
 PresentFiles check_files(const Offer& offer, bool same_boot, std::vector<Reason>& reasons) {
   raise_descriptor_limit();
   PresentFiles present;
-  const auto leases = image::Leases::of_this_host();
+  const auto leases = offer.leases ? image::Leases::of_this_host() : image::Leases("");
   for (const image::File& file : offer.mapped_files) {
     if (present.mapped.contains(file.path)) continue;
     if (leases.broken_by_open(file.path, O_RDONLY)) continue;

@@ -80,6 +80,7 @@ void visit_members(auto& visit, Is<OfferMessage> auto& x) {
   visit("resident_bytes", x.offer.resident_bytes);
   visit("mapped_files", x.offer.mapped_files);
   visit("open_files", x.offer.open_files);
+  visit("leases", x.offer.leases);
   visit("any_address", x.offer.any_address);
   visit("sockets", x.offer.sockets);
   visit("segments", x.offer.segments);

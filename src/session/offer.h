@@ -37,6 +37,7 @@ struct Offer {
   bool ignore_cpu = false;
   bool overwrite_files = false;
   bool changed_files = false;  ///< open files are taken as they are there
+  bool leases = false;         ///< the process holds some, maybe of files that are seen there too
   bool any_address = false;    ///< sockets whose address isn't there get any
   bool spooled = false;        ///< the image comes through the spool: a file named for the move
   bool attended = false;       ///< a ghost at the origin stays connected to the child

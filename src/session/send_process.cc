@@ -69,6 +69,7 @@ Offer make_offer(const tracer::Examination& examination, const SendOptions& opti
   offer.resident_bytes = examination.resident_bytes;
   offer.mapped_files = examination.mapped_files;
   offer.open_files = examination.open_files;
+  offer.leases = examination.leases;
   offer.any_address = options.any_address;
   for (const tracer::OpenSocket& open : examination.sockets) {
     offer.sockets.push_back(named_socket(open));

@@ -79,6 +79,7 @@ struct Examination {
   std::vector<image::File>
       mapped_files;  ///< that mappings or the executable name; digests where there is no build-id
   std::vector<image::File> open_files;       ///< that descriptors or writable shared mappings name
+  bool leases = false;                       ///< it holds some
   std::vector<OpenSocket> sockets;           ///< that are bound or connected to a name
   std::vector<image::SysvSegment> segments;  ///< that it has attached
   std::vector<int32_t> tids;                 ///< as the process sees them, its pid first

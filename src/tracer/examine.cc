@@ -8,6 +8,7 @@
 
 #include "base/io.h"
 #include "tracer/capture.h"
+#include "tracer/file_locks.h"
 #include "tracer/inventory.h"
 #include "tracer/inventory_sockets.h"
 #include "tracer/posix_timers.h"
@@ -169,6 +170,7 @@ Examination look_at(pid_t pid, const Options& options) {
       result.mapped_files.push_back(file);
     }
   }
+  result.leases = holds_lease(pid);
   result.sockets = named_sockets(*inventory);
   for (const image::Object& object : inventory->objects) {
     if (object.segment) result.segments.push_back(*object.segment);

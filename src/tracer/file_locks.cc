@@ -1,8 +1,11 @@
 #include "tracer/file_locks.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
+
+#include "base/io.h"
 
 namespace rfork::tracer {
 
@@ -20,6 +23,15 @@ bool is_mapped_too(const Inventory& inventory, const image::Description& descrip
 }
 
 }  // namespace
+
+bool holds_lease(pid_t pid) {
+  const std::string directory = fmt::format("/proc/{}/fdinfo", pid);
+  const auto fds = try_list_numbers(directory).value_or(std::vector<int>());
+  return std::ranges::any_of(fds, [&](int fd) {
+    const auto info = try_read_file_at(AT_FDCWD, fmt::format("{}/{}", directory, fd));
+    return info && info->find("LEASE") != std::string::npos;
+  });
+}
 
 bool has_write_lease(const Locks& locks) {
   return std::ranges::any_of(locks, [](const auto& lock) {

@@ -6,6 +6,8 @@
 
 namespace rfork::tracer {
 
+/// Whether the process holds any lease.
+bool holds_lease(pid_t pid);
 /// Whether opening the file would break the process's own lease.
 bool has_write_lease(const Locks& locks);
 

@@ -10,6 +10,7 @@
 #include "base/io.h"
 #include "image/leases.h"
 #include "tracer/attached_segments.h"
+#include "tracer/file_locks.h"
 #include "tracer/inventory.h"
 #include "tracer/special_files.h"
 
@@ -184,7 +185,8 @@ void refresh_flags(Inventory& inventory, const std::vector<SmapsEntry>& smaps) {
 }
 
 void add_mappings(Inventory& inventory, const InventoryInput& input) {
-  const auto leases = image::Leases::of_this_host();
+  // Nobody else has a write lease on what this process has open.
+  const auto leases = holds_lease(input.pid) ? image::Leases::of_this_host() : image::Leases("");
   AttachedSegments segments(inventory, input);
   for (const MapsLine& line : input.maps) {
     const SmapsEntry* entry = entry_for(input.smaps, line.range);

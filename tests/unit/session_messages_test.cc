@@ -38,6 +38,7 @@ OfferMessage sample_offer() {
   offer.mapped_files = {file, file};
   offer.open_files = {file};
   offer.any_address = true;
+  offer.leases = true;
   NamedSocket socket;
   socket.fd = 7;
   socket.family = 1;
@@ -91,6 +92,7 @@ TEST_CASE("an offer comes back as it was") {
   CHECK(got.offer.mapped_files == sent.offer.mapped_files);
   CHECK(got.offer.open_files == sent.offer.open_files);
   CHECK(got.offer.any_address);
+  CHECK(got.offer.leases);
   REQUIRE(got.offer.sockets.size() == 1);
   CHECK(got.offer.sockets[0].name == sent.offer.sockets[0].name);
   CHECK(got.offer.sockets[0].values == sent.offer.sockets[0].values);
