@@ -64,7 +64,7 @@ struct ClockOffsets {
 struct Place {
   bool keep_ids = false;  ///< clone3 with set_tid
   bool pid_namespace = false;
-  bool user_namespace = false;         ///< to be allowed the other ones
+  bool user_namespace = false;  ///< to be allowed the other ones
   bool ipc_namespace = false;
   std::optional<ClockOffsets> clocks;  ///< a time namespace
 };

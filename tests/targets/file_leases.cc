@@ -1,5 +1,6 @@
-// Leases of files (F_SETLEASE) are the process's own afterwards: somebody who opens the file waits until the process, which
-// gets its signal, has given it up. `read`: one that several can have; `write`: one of a file that nobody else has open.
+// Leases of files (F_SETLEASE) are the process's own afterwards: somebody who opens the file waits
+// until the process, which gets its signal, has given it up. `read`: one that several can have;
+// `write`: one of a file that nobody else has open.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>

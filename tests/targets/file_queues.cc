@@ -1,4 +1,5 @@
-// Much in many pipes and sockets, all the process's own: more than 16 MiB in all, and in one socket where that is allowed.
+// Much in many pipes and sockets, all the process's own: more than 16 MiB in all, and in one socket
+// where that is allowed.
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -9,7 +10,7 @@
 
 namespace {
 
-constexpr int kPipes = 4;  // a user may have 64 MiB in all
+constexpr int kPipes = 4;           // a user may have 64 MiB in all
 constexpr int kPipeSize = 1 << 20;  // what everybody may ask for: /proc/sys/fs/pipe-max-size
 constexpr int kPairs = 180;
 constexpr size_t kInPair = 100'000;

@@ -1,4 +1,5 @@
-// A program that steps itself: the trap flag is set, and a handler of SIGTRAP sees each of its instructions.
+// A program that steps itself: the trap flag is set, and a handler of SIGTRAP sees each of its
+// instructions.
 #include <signal.h>
 #include <unistd.h>
 
@@ -16,13 +17,17 @@ void step(int) {
 
 // The compiler may keep values in the red zone.
 void set_trap_flag() {
-  asm volatile("lea -128(%%rsp), %%rsp\n\tpushfq\n\torq $0x100, (%%rsp)\n\tpopfq\n\t"
-               "lea 128(%%rsp), %%rsp" ::: "memory", "cc");
+  asm volatile(
+      "lea -128(%%rsp), %%rsp\n\tpushfq\n\torq $0x100, (%%rsp)\n\tpopfq\n\t"
+      "lea 128(%%rsp), %%rsp" ::
+          : "memory", "cc");
 }
 
 void clear_trap_flag() {
-  asm volatile("lea -128(%%rsp), %%rsp\n\tpushfq\n\tandq $~0x100, (%%rsp)\n\tpopfq\n\t"
-               "lea 128(%%rsp), %%rsp" ::: "memory", "cc");
+  asm volatile(
+      "lea -128(%%rsp), %%rsp\n\tpushfq\n\tandq $~0x100, (%%rsp)\n\tpopfq\n\t"
+      "lea 128(%%rsp), %%rsp" ::
+          : "memory", "cc");
 }
 
 // As many steps as it has instructions, whatever happens meanwhile.
