@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "base/socket_option.h"
 #include "base/unique_fd.h"
 
 namespace rfork {
@@ -19,14 +20,6 @@ constexpr int kBufLock = 72;            // SO_BUF_LOCK
 constexpr uint32_t kReceiveLocked = 2;  // SOCK_RCVBUF_LOCK
 constexpr uint32_t kLargestRoom = 1u << 29;
 constexpr int kEstablished = 1, kCloseWait = 8;  // include/net/tcp_states.h
-
-template <typename T>
-std::optional<T> ask(int fd, int level, int option) {
-  T value{};
-  socklen_t size = sizeof value;
-  if (::getsockopt(fd, level, option, &value, &size) != 0) return std::nullopt;
-  return value;
-}
 
 template <typename T>
 bool set(int fd, int level, int option, T value) {
@@ -41,7 +34,7 @@ uint32_t ask_queue(int fd, unsigned long request) {
 /// Sends what waits for a full segment or for TCP_CORK. The option is as it was afterwards.
 class Push {
  public:
-  explicit Push(int fd) : fd_(fd), before_(ask<int>(fd, IPPROTO_TCP, TCP_NODELAY)) {
+  explicit Push(int fd) : fd_(fd), before_(socket_option<int>(fd, IPPROTO_TCP, TCP_NODELAY)) {
     set(fd_, IPPROTO_TCP, TCP_NODELAY, 1);
   }
   ~Push() {
@@ -67,7 +60,7 @@ bool has_arrived(int sender, int receiver) {
 }  // namespace
 
 std::optional<TcpState> tcp_state(int fd) {
-  const auto info = ask<tcp_info>(fd, IPPROTO_TCP, TCP_INFO);
+  const auto info = socket_option<tcp_info>(fd, IPPROTO_TCP, TCP_INFO);
   if (!info) return std::nullopt;
   TcpState state;
   state.state = info->tcpi_state;
@@ -88,8 +81,8 @@ uint32_t tcp_readable(int fd) {
 
 ReceiverRoom::ReceiverRoom(int fd)
     : fd_(fd),
-      size_(ask<int>(fd, SOL_SOCKET, SO_RCVBUF).value_or(0)),
-      lock_(ask<uint32_t>(fd, SOL_SOCKET, kBufLock).value_or(kReceiveLocked)) {}
+      size_(socket_option<int>(fd, SOL_SOCKET, SO_RCVBUF).value_or(0)),
+      lock_(socket_option<uint32_t>(fd, SOL_SOCKET, kBufLock).value_or(kReceiveLocked)) {}
 
 ReceiverRoom::~ReceiverRoom() {
   if (!widened_) return;
@@ -101,16 +94,16 @@ ReceiverRoom::~ReceiverRoom() {
 /// administrates networks.
 void ReceiverRoom::set_size(int size) const {
   if (set(fd_, SOL_SOCKET, SO_RCVBUFFORCE, size / 2)) return;
-  const int now = ask<int>(fd_, SOL_SOCKET, SO_RCVBUF).value_or(0);
+  const int now = socket_option<int>(fd_, SOL_SOCKET, SO_RCVBUF).value_or(0);
   const UniqueFd trial(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   set(trial.get(), SOL_SOCKET, SO_RCVBUF, size / 2);
-  const int allowed = ask<int>(trial.get(), SOL_SOCKET, SO_RCVBUF).value_or(0);
+  const int allowed = socket_option<int>(trial.get(), SOL_SOCKET, SO_RCVBUF).value_or(0);
   if (allowed > now || size < now) set(fd_, SOL_SOCKET, SO_RCVBUF, size / 2);
 }
 
 /// Whoever waits for so many bytes at once gets room for them from the kernel's own tuning.
 void ReceiverRoom::let_kernel_grow(int size) const {
-  const auto before = ask<int>(fd_, SOL_SOCKET, SO_RCVLOWAT);
+  const auto before = socket_option<int>(fd_, SOL_SOCKET, SO_RCVLOWAT);
   if (!before) return;
   set(fd_, SOL_SOCKET, SO_RCVLOWAT, size);
   set(fd_, SOL_SOCKET, SO_RCVLOWAT, *before);
@@ -120,7 +113,7 @@ void ReceiverRoom::widen(uint32_t bytes) {
   // A segment takes more memory than its bytes.
   const uint64_t wanted = (uint64_t{tcp_readable(fd_)} + bytes) * 4 + (1u << 16);
   const int size = static_cast<int>(std::min<uint64_t>(wanted, kLargestRoom));
-  const auto now = [&] { return ask<int>(fd_, SOL_SOCKET, SO_RCVBUF).value_or(0); };
+  const auto now = [&] { return socket_option<int>(fd_, SOL_SOCKET, SO_RCVBUF).value_or(0); };
   if (size > now() && !widened_ && (lock_ & kReceiveLocked) == 0) let_kernel_grow(size / 2);
   if (size > now()) {
     set_size(size);

@@ -19,6 +19,7 @@
 #include <memory>
 #include <span>
 
+#include "base/socket_option.h"
 #include "image/socket_options.h"
 #include "image/socket_words.h"
 #include "tracer/socket_groups.h"
@@ -35,14 +36,6 @@ constexpr int kMptcp = 262;        // IPPROTO_MPTCP
 constexpr int kGetFilter = 26;     // SO_GET_FILTER
 constexpr int kSocketCookie = 57;  // SO_COOKIE
 constexpr int kMeminfo = 55;       // SO_MEMINFO
-
-template <typename T>
-std::optional<T> ask(int fd, int level, int option) {
-  T value{};
-  socklen_t size = sizeof value;
-  if (::getsockopt(fd, level, option, &value, &size) != 0) return std::nullopt;
-  return value;
-}
 
 Bytes address_bytes(const sockaddr_storage& address, socklen_t size) {
   const auto* const start = reinterpret_cast<const std::byte*>(&address);
@@ -77,9 +70,9 @@ Bytes peer_name(int fd) {
 
 Socket kind_of(int fd) {
   Socket socket;
-  socket.family = ask<int>(fd, SOL_SOCKET, SO_DOMAIN).value_or(-1);
-  socket.type = ask<int>(fd, SOL_SOCKET, SO_TYPE).value_or(-1);
-  socket.protocol = ask<int>(fd, SOL_SOCKET, SO_PROTOCOL).value_or(0);
+  socket.family = socket_option<int>(fd, SOL_SOCKET, SO_DOMAIN).value_or(-1);
+  socket.type = socket_option<int>(fd, SOL_SOCKET, SO_TYPE).value_or(-1);
+  socket.protocol = socket_option<int>(fd, SOL_SOCKET, SO_PROTOCOL).value_or(0);
   return socket;
 }
 
@@ -163,7 +156,7 @@ bool stands_alone(int fd, const Socket& socket) {
     case AF_INET:
     case AF_INET6:
       if (is_tcp(socket)) {
-        const auto info = ask<tcp_info>(fd, IPPROTO_TCP, TCP_INFO);
+        const auto info = socket_option<tcp_info>(fd, IPPROTO_TCP, TCP_INFO);
         return info && (info->tcpi_state == TCP_CLOSE || info->tcpi_state == TCP_LISTEN);
       }
       return socket.type == SOCK_DGRAM || socket.type == SOCK_RAW;
@@ -175,7 +168,7 @@ bool stands_alone(int fd, const Socket& socket) {
 /// SO_PEEK_OFF of a socket, as it was again when this ends.
 class PeekOffset {
  public:
-  explicit PeekOffset(int fd) : fd_(fd), before_(ask<int>(fd, SOL_SOCKET, SO_PEEK_OFF)) {}
+  explicit PeekOffset(int fd) : fd_(fd), before_(socket_option<int>(fd, SOL_SOCKET, SO_PEEK_OFF)) {}
   ~PeekOffset() {
     if (before_) set(*before_);
   }
@@ -274,15 +267,15 @@ std::string socket_in_words(int fd) {
 std::optional<Socket> describe_socket(int fd, pid_t pid, bool linked) {
   Socket socket = kind_of(fd);
   if (!linked && !stands_alone(fd, socket)) return std::nullopt;
-  socket.listening = ask<int>(fd, SOL_SOCKET, SO_ACCEPTCONN).value_or(0) != 0;
-  socket.cookie = ask<uint64_t>(fd, SOL_SOCKET, kSocketCookie).value_or(0);
+  socket.listening = socket_option<int>(fd, SOL_SOCKET, SO_ACCEPTCONN).value_or(0) != 0;
+  socket.cookie = socket_option<uint64_t>(fd, SOL_SOCKET, kSocketCookie).value_or(0);
   socket.name = own_name(fd);
   if (!is_tcp(socket) || linked) socket.peer = peer_name(fd);
   socket.interface = interface_of_name(fd, socket);
   if (is_tcp(socket) && socket.listening) {
     // Of a listening socket: what its queue holds, and may hold (include/uapi/linux/tcp.h).
     socket.backlog = static_cast<int32_t>(
-        ask<tcp_info>(fd, IPPROTO_TCP, TCP_INFO).value_or(tcp_info{}).tcpi_sacked);
+        socket_option<tcp_info>(fd, IPPROTO_TCP, TCP_INFO).value_or(tcp_info{}).tcpi_sacked);
   }
   socket.options = ask_options(fd);
   if (is_tcp(socket)) leave_out_of_tcp(linked, socket.options);
@@ -300,7 +293,8 @@ int32_t shut_directions(int fd, const Socket& socket) {
   const bool reads_no_more =
       !socket.listening && ::poll(&state, 1, 0) == 1 && (state.revents & POLLRDHUP) != 0;
   if (is_tcp(socket) && socket.connected) {
-    const int now = ask<tcp_info>(fd, IPPROTO_TCP, TCP_INFO).value_or(tcp_info{}).tcpi_state;
+    const int now =
+        socket_option<tcp_info>(fd, IPPROTO_TCP, TCP_INFO).value_or(tcp_info{}).tcpi_state;
     const bool ended_by_other =
         now != TCP_ESTABLISHED && now != TCP_FIN_WAIT1 && now != TCP_FIN_WAIT2;
     const bool writes = now == TCP_ESTABLISHED || now == TCP_CLOSE_WAIT;
@@ -317,17 +311,18 @@ bool is_tcp_connection(int fd) {
 }
 
 uint32_t not_accepted(int fd) {
-  return ask<tcp_info>(fd, IPPROTO_TCP, TCP_INFO).value_or(tcp_info{}).tcpi_unacked;
+  return socket_option<tcp_info>(fd, IPPROTO_TCP, TCP_INFO).value_or(tcp_info{}).tcpi_unacked;
 }
 
 uint64_t memory_queued(int fd) {
-  const auto memory = ask<std::array<uint32_t, SK_MEMINFO_VARS>>(fd, SOL_SOCKET, kMeminfo);
+  const auto memory =
+      socket_option<std::array<uint32_t, SK_MEMINFO_VARS>>(fd, SOL_SOCKET, kMeminfo);
   return memory ? (*memory)[SK_MEMINFO_RMEM_ALLOC] : 0;
 }
 
 bool is_in_fanout(int fd) {
   constexpr int kFanout = 18;  // PACKET_FANOUT
-  return ask<int>(fd, SOL_PACKET, kFanout).value_or(0) != 0;
+  return socket_option<int>(fd, SOL_PACKET, kFanout).value_or(0) != 0;
 }
 
 bool has_unreadable_filter(int fd) {
