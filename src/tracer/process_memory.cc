@@ -8,13 +8,24 @@
 
 #include "base/error.h"
 #include "base/io.h"
+#include "tracer/proc_text.h"
 
 namespace rfork::tracer {
 
 ProcessMemory::ProcessMemory(pid_t pid) : pid_(pid) {
   const std::string path = fmt::format("/proc/{}/mem", pid);
   mem_ = try_open(path, O_RDWR);
-  if (!mem_) mem_ = open_or_throw(path, O_RDONLY);
+  if (!mem_) mem_ = try_open(path, O_RDONLY);
+  if (!mem_) fail("open", path);
+}
+
+// What the kernel says of the memory of a process that has ended differs: ESRCH, EACCES, nothing.
+void ProcessMemory::fail(std::string_view call, const std::string& subject) const {
+  const int error = errno;
+  const auto stat = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/stat", pid_));
+  const std::string state = stat ? parse_stat_fields(*stat).front() : "X";
+  if (error == ESRCH || state == "Z" || state == "X") throw ProcessGone(pid_);
+  throw Error(call, error, subject);
 }
 
 bool ProcessMemory::try_read(uint64_t address, std::span<std::byte> buffer) const {
@@ -32,8 +43,7 @@ bool ProcessMemory::try_read(uint64_t address, std::span<std::byte> buffer) cons
 
 void ProcessMemory::read(uint64_t address, std::span<std::byte> buffer) const {
   if (try_read(address, buffer)) return;
-  if (errno == ESRCH) throw ProcessGone(pid_);
-  throw_errno("read memory", fmt::format("of {} at {:#x}", pid_, address));
+  fail("read memory", fmt::format("of {} at {:#x}", pid_, address));
 }
 
 bool ProcessMemory::try_write(uint64_t address, std::span<const std::byte> data) const {

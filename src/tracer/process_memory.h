@@ -12,6 +12,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
+#include <string_view>
 
 #include "base/unique_fd.h"
 
@@ -19,7 +21,7 @@ namespace rfork::tracer {
 
 class ProcessMemory {
  public:
-  /// Opens /proc/`pid`/mem. Throws Error.
+  /// Opens /proc/`pid`/mem. Throws Error, and as read() does ProcessGone.
   explicit ProcessMemory(pid_t pid);
 
   /// Reads all of `buffer` at `address`; short reads are continued. Throws Error with the address.
@@ -43,6 +45,8 @@ class ProcessMemory {
   pid_t pid() const { return pid_; }
 
  private:
+  [[noreturn]] void fail(std::string_view call, const std::string& subject) const;
+
   pid_t pid_;
   UniqueFd mem_;
 };

@@ -234,5 +234,6 @@ TEST_CASE("processes that can't be traced are told apart", "[ptrace]") {
   siginfo_t info;
   ::waitid(P_PID, static_cast<id_t>(zombie), &info, WEXITED | WNOWAIT);
   CHECK(what(zombie).find("zombie") != std::string::npos);
+  CHECK_THROWS_AS(ProcessMemory(zombie).read_value<int>(4096), ProcessGone);
   ::waitpid(zombie, nullptr, 0);
 }
