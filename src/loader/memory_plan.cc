@@ -1,11 +1,15 @@
 #include "loader/memory_plan.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
+#include <filesystem>
+
+#include "base/io.h"
 
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
@@ -57,6 +61,22 @@ uint64_t flags_of(const Mapping& mapping) {
                                << MAP_HUGE_SHIFT;
   }
   return flags;
+}
+
+/// As /sys/kernel/mm/transparent_hugepage says, for one size or another.
+bool makes_huge_pages_unasked() {
+  namespace fs = std::filesystem;
+  const fs::path folder = "/sys/kernel/mm/transparent_hugepage";
+  const auto always = [](const fs::path& file) {
+    const auto chosen = try_read_file_at(AT_FDCWD, file);
+    return chosen && chosen->find("[always]") != std::string::npos;
+  };
+  if (always(folder / "enabled")) return true;
+  std::error_code none;
+  for (const auto& size : fs::directory_iterator(folder, none)) {
+    if (always(size.path() / "enabled")) return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -179,14 +199,33 @@ Sink MemoryPlan::sink_of(const DataRun& run) const {
   return segments_.has(run.owner) ? segments_.sink(run.owner) : files_.sink(run.owner);
 }
 
+/// Whether pages can be made of the run: none of it is there before. Not where huge pages are to be
+/// had, which are quicker to fill and better to have.
+bool MemoryPlan::is_absent(const DataRun& run) const {
+  constexpr uint64_t kWorthwhile = 256u << 10;  // some system calls, for half of 50 us
+  if (run.target != DataRun::Target::memory || run.range.size() < kWorthwhile) return false;
+  const auto after = std::ranges::upper_bound(
+      mappings_, run.range.start, {}, [](const Mapping& mapping) { return mapping.range.start; });
+  if (after == mappings_.begin()) return false;
+  const Mapping& mapping = *std::prev(after);
+  return mapping.range.contains(run.range) && mapping.kind == Mapping::Kind::anonymous &&
+         !mapping.shared && mapping.huge_page_size == 0 &&
+         (mapping.advice & Mapping::huge_page) == 0;
+}
+
 void MemoryPlan::add_stream(PlanWriter& plan, HandedFds& handed) const {
+  const bool placing =
+      !makes_huge_pages_unasked() &&
+      std::ranges::any_of(metadata_.runs, [&](const DataRun& run) { return is_absent(run); });
+  if (placing) plan.op(OpKind::start_placing, {}, "userfaultfd");
   for (const DataRun& run : metadata_.runs) {
     const uint64_t size = run.range.size();
     const uint64_t padding = image::padded_size(run) - size;
     const Sink sink = sink_of(run);
     switch (sink.kind) {
       case Sink::Kind::memory:
-        plan.op(OpKind::data_to_memory, {sink.address + run.range.start, size}, "");
+        plan.op(OpKind::data_to_memory,
+                {sink.address + run.range.start, size, placing && is_absent(run) ? 1u : 0u}, "");
         break;
       case Sink::Kind::file:
         plan.op(OpKind::data_to_file,
@@ -198,6 +237,7 @@ void MemoryPlan::add_stream(PlanWriter& plan, HandedFds& handed) const {
     }
     if (padding != 0) plan.op(OpKind::data_skip, {padding}, "");
   }
+  if (placing) plan.op(OpKind::end_placing, {}, "close of the userfaultfd");
 }
 
 void MemoryPlan::add_finish(PlanWriter& plan) const {

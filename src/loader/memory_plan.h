@@ -49,6 +49,7 @@ class MemoryPlan {
     std::vector<const image::Mapping*> parts;
   };
 
+  bool is_absent(const image::DataRun& run) const;
   void add_mapping(PlanWriter& plan, HandedFds& handed, const image::Mapping& mapping) const;
   void add_protection_keys(PlanWriter& plan) const;
   void add_shared_anonymous(PlanWriter& plan) const;

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
-#include <sys/sysinfo.h>
 
 #include <algorithm>
 
@@ -170,7 +169,7 @@ void Restore::State::make_plan(std::vector<image::Mapping> mappings) {
   policies_->add_of_leader(*plan_);
   memory_->add_mappings(*plan_, handed_);
   policies_->add_of_memory(*plan_);
-  add_stream();
+  memory_->add_stream(*plan_, handed_);
   for (const char* part : {"memory", "process"}) {
     plan_->op(plan::OpKind::await_plan, {}, fmt::format("wait for the plan of the {}", part));
   }
@@ -179,22 +178,6 @@ void Restore::State::make_plan(std::vector<image::Mapping> mappings) {
   if (files_->executable() >= 0) handed_(files_->executable());
   if (removed_cwd_) handed_(removed_cwd_.get());
   fill_header();
-}
-
-void Restore::State::add_stream() {
-  constexpr uint64_t kWorthwhile = 64u << 20;
-  const bool ahead = metadata_.data_size >= kWorthwhile && ::get_nprocs() > 1;
-  uint64_t populate = 0;
-  if (ahead) {
-    populate = plan_->op(plan::OpKind::populate_ahead, {hole_.stacks + hole_.stacks_size},
-                         "make pages ahead of the stream");
-  }
-  const uint64_t first = plan_->next();
-  memory_->add_stream(*plan_, handed_);
-  if (!ahead) return;
-  plan_->at(populate).arguments[1] = first;
-  plan_->at(populate).arguments[2] = plan_->next() - first;
-  plan_->op(plan::OpKind::await_populated, {}, "wait until all pages are made");
 }
 
 void Restore::State::fill_header() {

@@ -88,7 +88,6 @@ struct Restore::State {
   void make_plan(std::vector<image::Mapping> mappings);
   void expect_vdso();
   void add_frames();
-  void add_stream();
   void fill_header();
   ExeLink exe_link();
   void add_last_steps(const ThreadPlanInput& input);

@@ -24,7 +24,8 @@ inline constexpr uint64_t kStackSize = 16 * 1024;  // of each thread while it wa
 
 enum class OpKind : uint16_t {
   syscall,         // number, arguments[0..5]; judged by `rule`
-  data_to_memory,  // [0] address, [1] bytes, of the stream
+  data_to_memory,  // [0] address, [1] bytes, of the stream; [2] 1: pages that aren't there yet, of
+                   // private anonymous memory
   data_to_file,    // [0] descriptor, [1] offset, [2] bytes, of the stream
   data_skip,       // [0] bytes, of the stream
   copy,            // [0] destination, [1] source, [2] bytes
@@ -42,17 +43,16 @@ enum class OpKind : uint16_t {
   leave,           // [0] rsp, [1] address of the exit code; does not come back
   as_owner,  // [0] stack end, [1] first operation, [2] operations: walked by a process that shares
              // the memory and owns a user namespace; failure is ignored
-  populate_ahead,   // [0] stack end, [1] first operation, [2] operations: a process that shares the
-                    // memory makes the pages that they will fill, ahead of the stream; failure is
-                    // ignored
-  await_populated,  // waits for that process's end
-  use_amx,          // makes the kernel give this thread room for AMX tiles
-  note_tid,         // [0] address where the caller's tid is written
-  make_timer,       // [0] address of a Timer: timer_create until it has its id
-  start_timer,      // [0] address of a Timer that is made
-  make_segment,     // [0] address of a Segment: shmget until it has its id
-  set_owner,        // [0] descriptor, [1] F_OWNER_*, [2] address of a tid; or 0: the process, or
-                    // its group
+  start_placing,  // from here on pages that aren't there are made of the stream's bytes, by
+                  // userfaultfd(2); failure is ignored
+  end_placing,
+  use_amx,       // makes the kernel give this thread room for AMX tiles
+  note_tid,      // [0] address where the caller's tid is written
+  make_timer,    // [0] address of a Timer: timer_create until it has its id
+  start_timer,   // [0] address of a Timer that is made
+  make_segment,  // [0] address of a Segment: shmget until it has its id
+  set_owner,     // [0] descriptor, [1] F_OWNER_*, [2] address of a tid; or 0: the process, or
+                 // its group
 };
 
 /// A timer of timer_create(2) as it is to be.
@@ -129,8 +129,7 @@ struct Header {
   // Where threads meet.
   volatile uint32_t arrived;
   volatile uint32_t gate;
-  volatile uint32_t leaving;   // threads that have not left the hole; the last one unmaps it
-  volatile uint64_t streamed;  // bytes of page data that have been taken
+  volatile uint32_t leaving;  // threads that have not left the hole; the last one unmaps it
   uint64_t own_pid;
   uint64_t segments, segment_count;  // address of the first Segment, which follow one another
 };

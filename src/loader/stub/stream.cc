@@ -1,6 +1,9 @@
 #include "stream.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/ioctl.h>
+#include <linux/userfaultfd.h>
 #include <sys/syscall.h>
 
 #include "syscall_x86_64.h"
@@ -23,7 +26,6 @@ uint64_t take_stream(Header* header, Stream& stream, uint64_t want, uint64_t* si
   }
   *size = want < stream.left ? want : stream.left;
   const uint64_t address = stream.address;
-  __atomic_store_n(&header->streamed, header->streamed + *size, __ATOMIC_RELAXED);
   stream.address += *size;
   stream.left -= *size;
   return address;
@@ -35,8 +37,8 @@ void free_empty_slot(Header* header, Stream& stream) {
   }
 }
 
-/// All page faults of a copy at once; where it can't be, the copy takes them one by one. Measured:
-/// a fifth less time for a large image. Not worth a system call for a few pages.
+/// All page faults of a copy at once; where it can't be, the copy takes them one by one. Not worth
+/// a system call for a few pages.
 void populate(uint64_t address, uint64_t size) {
   constexpr uint64_t kPopulateWrite = 23;  // MADV_POPULATE_WRITE
   if (size < 8 * kPage) return;
@@ -45,18 +47,81 @@ void populate(uint64_t address, uint64_t size) {
               kPopulateWrite);
 }
 
+long control(long fd, uint64_t request, void* argument) {
+  return system_call(SYS_ioctl, static_cast<uint64_t>(fd), request,
+                     reinterpret_cast<uint64_t>(argument));
+}
+
+bool place(long placer, uint64_t address, uint64_t from, uint64_t size) {
+  while (size > 0) {
+    uffdio_copy copy{};
+    copy.dst = address;
+    copy.src = from;
+    copy.len = size;
+    control(placer, UFFDIO_COPY, &copy);
+    if (copy.copy <= 0) return false;
+    const auto placed = static_cast<uint64_t>(copy.copy);
+    address += placed;
+    from += placed;
+    size -= placed;
+  }
+  return true;
+}
+
+/// A registered range: a touch of a page that isn't there would wait for ever, so that until the
+/// end nothing may be done with it but place().
+class Absent {
+ public:
+  Absent(long placer, uint64_t address, uint64_t size) : placer_(placer), range_{address, size} {
+    uffdio_register wanted{};
+    wanted.range = range_;
+    wanted.mode = UFFDIO_REGISTER_MODE_MISSING;
+    registered_ = placer_ >= 0 && control(placer_, UFFDIO_REGISTER, &wanted) == 0;
+  }
+  bool registered() const { return registered_; }
+  /// 0, or -errno.
+  long end() {
+    if (!registered_) return 0;
+    registered_ = false;
+    return control(placer_, UFFDIO_UNREGISTER, &range_);
+  }
+
+ private:
+  long placer_;
+  uffdio_range range_;
+  bool registered_;
+};
+
 }  // namespace
 
-void data_to_memory(Header* header, Stream& stream, uint64_t address, uint64_t left) {
+void start_placing(Stream& stream) {
+  stream.placer =
+      system_call(SYS_userfaultfd, static_cast<uint64_t>(O_CLOEXEC) | UFFD_USER_MODE_ONLY);
+  uffdio_api api{};
+  api.api = UFFD_API;
+  if (stream.placer >= 0 && control(stream.placer, UFFDIO_API, &api) != 0) end_placing(stream);
+}
+
+void end_placing(Stream& stream) {
+  if (stream.placer >= 0) system_call(SYS_close, static_cast<uint64_t>(stream.placer));
+  stream.placer = -1;
+}
+
+long data_to_memory(Header* header, Stream& stream, uint64_t address, uint64_t left, bool absent) {
+  Absent pages(absent ? stream.placer : -1, address, left);
   while (left > 0) {
     uint64_t size;
     const uint64_t from = take_stream(header, stream, left, &size);
-    populate(address, size);
-    copy_bytes(address, from, size);
+    if (!pages.registered() || !place(stream.placer, address, from, size)) {
+      if (const long error = pages.end(); error != 0) return error;
+      populate(address, size);
+      copy_bytes(address, from, size);
+    }
     free_empty_slot(header, stream);
     address += size;
     left -= size;
   }
+  return pages.end();
 }
 
 long data_to_file(Header* header, Stream& stream, uint64_t fd, uint64_t offset, uint64_t left) {
@@ -85,29 +150,6 @@ void data_skip(Header* header, Stream& stream, uint64_t left) {
     free_empty_slot(header, stream);
     left -= size;
   }
-}
-
-void populate_entry(void* memory, uint64_t first, uint64_t count) {
-  constexpr uint64_t kLead = 4 * kSlotSize, kStep = 2 * kSlotSize;
-  constexpr uint64_t kSetParentDeathSignal = 1, kSigKill = 9;
-  system_call(SYS_prctl, kSetParentDeathSignal, kSigKill);
-  auto* header = static_cast<Header*>(memory);
-  const Op* ops = reinterpret_cast<const Op*>(header->ops);
-  uint64_t position = 0;
-  for (uint64_t i = first; i < first + count; ++i) {
-    const uint64_t* a = ops[i].arguments;
-    if (ops[i].kind == OpKind::data_to_file) position += a[2];
-    if (ops[i].kind == OpKind::data_skip) position += a[0];
-    if (ops[i].kind != OpKind::data_to_memory) continue;
-    for (uint64_t done = 0; done < a[1];) {
-      const uint64_t size = a[1] - done < kStep ? a[1] - done : kStep;
-      const uint64_t streamed = __atomic_load_n(&header->streamed, __ATOMIC_RELAXED);
-      if (position >= streamed + kLead) populate(a[0] + done, size);
-      done += size;
-      position += size;
-    }
-  }
-  for (;;) system_call(SYS_exit, 0);
 }
 
 }  // namespace rfork::stub

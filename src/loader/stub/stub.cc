@@ -39,7 +39,6 @@ constexpr int kAtSysinfoEhdr = 33;
 struct Walker {
   Header* header;
   Stream stream{};
-  long populating = 0;  ///< pid of the process that populates ahead; not positive: none
 };
 
 void wait_futex(volatile uint32_t* word, uint32_t value) {
@@ -80,11 +79,6 @@ void owner_entry(void* header, uint64_t first, uint64_t count) {
   for (;;) system_call(SYS_exit, 0);
 }
 
-void wait_for_process(long pid) {
-  constexpr uint64_t kWaitAll = 0x40000000;  // __WALL: it has no exit signal
-  if (pid > 0) system_call(SYS_wait4, static_cast<uint64_t>(pid), 0, kWaitAll);
-}
-
 /// What the kernel keeps of the memory (the exe link) can be set by any task that has this memory
 /// and is privileged in its own user namespace. So one is made for the purpose, and ends before the
 /// next operation.
@@ -95,16 +89,8 @@ void walk_as_owner(Header* header, const Op& op) {
   args.stack_size = kStackSize;
   const long pid =
       rfork_stub_clone3(&args, sizeof args, owner_entry, header, op.arguments[1], op.arguments[2]);
-  wait_for_process(pid);
-}
-
-long start_populating(Header* header, const Op& op) {
-  clone_args args{};
-  args.flags = CLONE_VM | CLONE_FILES;
-  args.stack = op.arguments[0] - kStackSize;
-  args.stack_size = kStackSize;
-  return rfork_stub_clone3(&args, sizeof args, populate_entry, header, op.arguments[1],
-                           op.arguments[2]);
+  constexpr uint64_t kWaitAll = 0x40000000;  // __WALL: it has no exit signal
+  if (pid > 0) system_call(SYS_wait4, static_cast<uint64_t>(pid), 0, kWaitAll);
 }
 
 long open_at(const Op& op) {
@@ -171,8 +157,7 @@ long step(Walker& walker, const Op& op) {
     case OpKind::syscall:
       return do_syscall(header, op);
     case OpKind::data_to_memory:
-      data_to_memory(header, walker.stream, a[0], a[1]);
-      return 0;
+      return data_to_memory(header, walker.stream, a[0], a[1], a[2] != 0);
     case OpKind::data_to_file:
       return data_to_file(header, walker.stream, a[0], a[1], a[2]);
     case OpKind::data_skip:
@@ -219,11 +204,11 @@ long step(Walker& walker, const Op& op) {
     case OpKind::as_owner:
       walk_as_owner(header, op);
       return 0;
-    case OpKind::populate_ahead:
-      walker.populating = start_populating(header, op);
+    case OpKind::start_placing:
+      start_placing(walker.stream);
       return 0;
-    case OpKind::await_populated:
-      wait_for_process(walker.populating);
+    case OpKind::end_placing:
+      end_placing(walker.stream);
       return 0;
     case OpKind::use_amx:
       rfork_stub_use_amx();
