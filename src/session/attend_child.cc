@@ -155,23 +155,13 @@ int Attendance::patience_ms() {
 }
 
 void Attendance::hear_ghost() {
-  try {
-    const auto taken = [this](FrameType type, std::span<const std::byte> body) {
-      take(type, body);
-    };
-    if (!pump_.read(taken)) lose("closed");
-  } catch (const Refusal& refusal) {
-    lose(refusal.what());
-  }
+  const auto taken = [this](FrameType type, std::span<const std::byte> body) { take(type, body); };
+  if (const auto loss = pump_.read(taken)) lose(*loss);
 }
 
 void Attendance::speak() {
   if (!connected_) return;
-  try {
-    pump_.write();
-  } catch (const Refusal& refusal) {
-    lose(refusal.what());
-  }
+  if (const auto loss = pump_.write()) lose(*loss);
 }
 
 /// The ghost has a new connection. This side may not know yet that the old one is lost.

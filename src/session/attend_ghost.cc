@@ -186,24 +186,14 @@ void Attendance::rest() {
 }
 
 void Attendance::hear_child() {
-  try {
-    const auto taken = [this](FrameType type, std::span<const std::byte> body) {
-      take(type, body);
-    };
-    if (!pump_.read(taken)) lose("it closed the connection");
-    if (end_) pump_.confirm();  // the child's agent waits for it
-  } catch (const Refusal& refusal) {
-    lose(refusal.what());
-  }
+  const auto taken = [this](FrameType type, std::span<const std::byte> body) { take(type, body); };
+  if (const auto loss = pump_.read(taken)) lose(*loss);
+  if (end_) pump_.confirm();  // the child's agent waits for it
 }
 
 void Attendance::speak() {
   if (!connected_) return;
-  try {
-    pump_.write();
-  } catch (const Refusal& refusal) {
-    lose(refusal.what());
-  }
+  if (const auto loss = pump_.write()) lose(*loss);
 }
 
 /// The child's agent may end now. If it isn't told it ends later.

@@ -55,7 +55,25 @@ void FramePump::put_filled(FrameType type, std::span<const std::byte> head, size
   out_.push(before + size);
 }
 
-void FramePump::write() {
+FramePump::Loss FramePump::write() {
+  try {
+    write_some();
+    return std::nullopt;
+  } catch (const Refusal& refusal) {
+    return refusal.what();
+  }
+}
+
+FramePump::Loss FramePump::read(const Take& take) {
+  try {
+    read_some(take);
+    return std::nullopt;
+  } catch (const Refusal& refusal) {
+    return refusal.what();
+  }
+}
+
+void FramePump::write_some() {
   while (queued() > 0) {
     const Io io = link_->try_write_bytes(out_.bytes().subspan(sent_));
     if (io.state != Io::State::done) break;
@@ -104,21 +122,20 @@ void FramePump::give_memory_back() {
   if (out_.empty()) out_.reset();
 }
 
-bool FramePump::read(const Take& take) {
+void FramePump::read_some(const Take& take) {
   constexpr size_t kRoom = 128u << 10;
   constexpr int kReads = 8;  // then others have their turn
   for (int reads = 0; reads < kReads; ++reads) {
     const Io io = link_->try_read_bytes(in_.room(kRoom));
     if (io.state == Io::State::closed) {
-      if (in_.empty()) return false;
-      throw Refusal(Failure::connection_lost, link_->peer() + " closed inside a frame");
+      const std::string where = in_.empty() ? "the connection" : "inside a frame";
+      throw Refusal(Failure::connection_lost, link_->peer() + " closed " + where);
     }
-    if (io.state != Io::State::done) return true;
+    if (io.state != Io::State::done) return;
     in_.push(io.size);
     take_frames(take);
     if (received_ - told_ >= kConfirmEvery) confirm();
   }
-  return true;
 }
 
 void FramePump::take_frames(const Take& take) {

@@ -4,7 +4,9 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <span>
+#include <string>
 
 #include "base/byte_queue.h"
 #include "net/link.h"
@@ -26,11 +28,12 @@ class FramePump {
   std::span<std::byte> body_room(size_t head_size, size_t most);
   /// Queues a frame whose body is `head` and then the first `size` bytes of that room.
   void put_filled(net::FrameType type, std::span<const std::byte> head, size_t size);
-  /// Writes what can be written. Throws Refusal(connection_lost).
-  void write();
-  /// Reads what has come and calls `take` for each whole frame. False when the peer has closed
-  /// between two frames. Throws Refusal(connection_lost).
-  bool read(const Take& take);
+  /// Why the link is lost; nothing as long as it isn't.
+  using Loss = std::optional<std::string>;
+  /// Writes what can be written.
+  Loss write();
+  /// Reads what has come and calls `take` for each whole frame; a Refusal that it throws is a loss.
+  Loss read(const Take& take);
   /// Tells the peer what has come, which is else told every 64 KiB: it waits for nothing but that.
   void confirm();
 
@@ -49,6 +52,8 @@ class FramePump {
   net::Link& link() { return *link_; }
 
  private:
+  void write_some();
+  void read_some(const Take& take);
   void take_frames(const Take& take);
   void take_confirmed(uint64_t position);
 
