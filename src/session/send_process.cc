@@ -114,18 +114,19 @@ std::optional<Resolution> ask_again(const Endpoint& endpoint, const std::string&
     } catch (const std::exception&) {
       std::this_thread::sleep_for(kAskEvery);
     }
-  } while (std::chrono::steady_clock::now() < deadline);
+  } while (std::chrono::steady_clock::now() < deadline && !endpoint.interrupted());
   return std::nullopt;
 }
 
 // Lets the child run. When the answer doesn't come, the daemon is asked what became of it: nullopt
-// when nobody can say. Throws why it never ran.
+// when nobody can say, or nobody waits for that. Throws why it never ran.
 std::optional<Running> let_child_go(Destination& there, const Endpoint& endpoint) {
   try {
     return there.go();
   } catch (const std::exception& error) {
     const auto* refusal = dynamic_cast<const Refusal*>(&error);
     if (refusal != nullptr && refusal->failure() == Failure::destination_refused) throw;
+    if (refusal != nullptr && refusal->failure() == Failure::interrupted) return std::nullopt;
     const auto resolution = ask_again(endpoint, there.move_id());
     if (!resolution) return std::nullopt;
     if (resolution->state == Resolution::State::aborted) throw;
@@ -139,15 +140,18 @@ UniqueFd standard_error_of(pid_t pid) {
   return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), STDERR_FILENO, 0)));
 }
 
+using LetGo = std::function<std::optional<Running>()>;
+
 // The commit of a move. On return exactly one copy runs, the child; on an exception but in_doubt,
 // the original. With a ghost the original's pid stays, attended to by a process of its own.
 Running commit_move(tracer::Capture& capture, Destination& there, CommitKeeper& keeper,
-                    const Endpoint& endpoint, pid_t pid, const SendOptions& options) {
+                    const Endpoint& endpoint, pid_t pid, const SendOptions& options,
+                    const LetGo& let_go) {
   capture.hold_original();
   keeper.commit_begins(there.move_id());
   std::optional<Running> running;
   try {
-    running = let_child_go(there, endpoint);
+    running = let_go();
   } catch (...) {
     capture.release();
     keeper.commit_ends();
@@ -180,8 +184,8 @@ Running commit_move(tracer::Capture& capture, Destination& there, CommitKeeper& 
   return *running;
 }
 
-Running commit_copy(Destination& there, const Endpoint& endpoint, pid_t pid) {
-  if (const auto running = let_child_go(there, endpoint)) return *running;
+Running commit_copy(Destination& there, pid_t pid, const LetGo& let_go) {
+  if (const auto running = let_go()) return *running;
   throw Refusal(Failure::connection_lost,
                 fmt::format("the connection to {} broke when the copy was about to run; {} goes on",
                             there.name(), pid),
@@ -196,9 +200,12 @@ Sent send_process(pid_t pid, const Endpoint& endpoint, const SendOptions& option
   Endpoint uninterrupted = endpoint;
   uninterrupted.interrupted = [] { return false; };
   // While a move commits, Ctrl-C must not leave it undecided.
-  bool committing = false;
+  enum class Phase { preparing, committing, decided } phase = Phase::preparing;
   Endpoint interruptible = endpoint;
-  interruptible.interrupted = [&] { return !committing && endpoint.interrupted(); };
+  interruptible.interrupted = [&] {
+    if (phase == Phase::preparing) return endpoint.interrupted();
+    return phase == Phase::committing && options.given_up();
+  };
 
   // OpenSSL takes some milliseconds to look its algorithms up: another processor's. The handshake
   // waits for it.
@@ -225,10 +232,17 @@ Sent send_process(pid_t pid, const Endpoint& endpoint, const SendOptions& option
   sent.image_bytes = stream_image(capture, *output, fmt::format("{} → {}", pid, there.name()));
   const Ready ready = there.finish_and_wait_ready();
   output.reset();
-  committing = true;
-  const Running running = options.capture.move
-                              ? commit_move(capture, there, *keeper, uninterrupted, pid, options)
-                              : commit_copy(there, uninterrupted, pid);
+  phase = Phase::committing;
+  const LetGo let_go = [&] {
+    Endpoint asked = endpoint;
+    asked.interrupted = options.given_up;
+    const auto running = let_child_go(there, asked);
+    phase = Phase::decided;
+    return running;
+  };
+  const Running running = options.capture.move ? commit_move(capture, there, *keeper, uninterrupted,
+                                                             pid, options, let_go)
+                                               : commit_copy(there, pid, let_go);
 
   sent.pid = running.pid;
   sent.child_id = running.child_id;

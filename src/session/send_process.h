@@ -23,6 +23,8 @@ struct SendOptions {
   std::function<void()> connected = [] {};  ///< called when the destination has shown the key
   bool ghost = false;                       ///< of a move: the original's pid stays, for its parent
   uint32_t linger_s = 30;  ///< how long a ghost whose connection is lost tries to get it back
+  /// The caller waits no longer, not even for the end of a commit: asked again and again.
+  std::function<bool()> given_up = [] { return false; };
 };
 
 struct Sent {

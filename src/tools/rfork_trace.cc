@@ -185,14 +185,18 @@ loader::PidMode pid_mode(const Arguments& arguments) {
   return arguments.move ? loader::PidMode::automatic : loader::PidMode::fresh;
 }
 
-std::function<bool()> was_interrupted(const Arguments& arguments) {
-  if (arguments.time_limit_ms <= 0) return [] { return interrupted_by_signal.load(); };
+std::function<bool()> out_of_time(const Arguments& arguments) {
+  if (arguments.time_limit_ms <= 0) return [] { return false; };
   const auto end =
       std::chrono::steady_clock::now() + std::chrono::milliseconds(arguments.time_limit_ms);
   return [end] {
     if (std::chrono::steady_clock::now() > end) stage.out_of_time = true;
-    return stage.out_of_time || interrupted_by_signal.load();
+    return stage.out_of_time;
   };
+}
+
+std::function<bool()> was_interrupted(const Arguments& arguments) {
+  return [late = out_of_time(arguments)] { return late() || interrupted_by_signal.load(); };
 }
 
 tracer::Options capture_options(const Arguments& arguments) {
@@ -334,6 +338,8 @@ session::SendOptions send_options(const Arguments& arguments) {
   options.shares_with_parent = arguments.as_fork;
   options.capture.relay_input = options.ghost && (!arguments.as_fork || arguments.input);
   options.connected = [] { stage.connected = true; };
+  // Nothing is lost with a fork that may run there unknown: it has no ghost, and gets SIGHUP.
+  if (arguments.as_fork) options.given_up = out_of_time(arguments);
   return options;
 }
 

@@ -127,7 +127,6 @@ def silent(world):
     for daemon in (harness.Daemon(world, None, key=None), harness.Daemon(world, None)):
         whole = Proxy(daemon.address)
         Caller(world, daemon.key).succeeds(whole.address)
-        # The last of each direction end the child and its ghost, the one before is RUNNING.
         preface = [step for step in whole.steps["down"] if step >= 16]
         stops += [(daemon, "down", at) for at in sorted({0, 8, 16, *preface[:3]})]
         stops += [(daemon, "up", at) for at in (16, 300, whole.passed["up"] // 2)]
