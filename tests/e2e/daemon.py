@@ -17,8 +17,14 @@ def unharmed(world, target):
 
 
 def workers(daemon):
-    own = os.readlink(f"/proc/{daemon.pid}/exe")
-    return [pid for pid in harness.children_of(daemon.pid) if os.readlink(f"/proc/{pid}/exe") == own]
+    def program(pid):
+        try:
+            return os.readlink(f"/proc/{pid}/exe")
+        except OSError:        # it has ended meanwhile
+            return None
+
+    own = program(daemon.pid)
+    return [pid for pid in harness.children_of(daemon.pid) if program(pid) == own]
 
 
 def worker_crash(world):
