@@ -245,6 +245,11 @@ void Attendance::tell_modes() {
 void Attendance::take(FrameType type, std::span<const std::byte> body) {
   if (type == FrameType::relay && body.size() > kRelayHeadSize) notice_keys(body);
   if (Relays::takes(type)) return relays_.take(type, body);
+  if (type == FrameType::abort) {
+    lose("it has none: who asked for it waited no longer");
+    give_up_at_ = Clock::now();
+    return;
+  }
   if (type != FrameType::signal) {
     throw Refusal(Failure::connection_lost, fmt::format("sent {} to a child", net::name_of(type)));
   }

@@ -83,6 +83,9 @@ net::Frame Destination::State::expect(std::initializer_list<FrameType> types, mi
                                       std::string_view what) {
   try {
     return read_expected(link, types, {timeout, what});
+  } catch (const Refusal& refusal) {
+    over = refusal.failure() != Failure::interrupted;  // else ABORT is to be said
+    throw;
   } catch (...) {
     over = true;
     throw;

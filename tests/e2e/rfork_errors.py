@@ -127,8 +127,9 @@ def silent(world):
     for daemon in (harness.Daemon(world, None, key=None), harness.Daemon(world, None)):
         whole = Proxy(daemon.address)
         Caller(world, daemon.key).succeeds(whole.address)
-        preface = [step for step in whole.steps["down"] if step >= 16]
-        stops += [(daemon, "down", at) for at in sorted({0, 8, 16, *preface[:3]})]
+        # What follows RUNNING is the child's end.
+        preface, answer, ready, running = [step for step in whole.steps["down"] if step >= 16][:4]
+        stops += [(daemon, "down", at) for at in (0, 8, preface, answer, ready, (ready + running) // 2)]
         stops += [(daemon, "up", at) for at in (16, 300, whole.passed["up"] // 2)]
     threads = []
     wrong = []
