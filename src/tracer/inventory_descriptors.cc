@@ -242,7 +242,7 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
   owned.channels.look_at(channel_ends(firsts),
                          input.earlier ? input.earlier->own_channels : std::set<ino_t>());
   inventory.own_channels = owned.channels.inodes();
-  std::vector<InotifyInstance> instances;
+  std::vector<WatcherFd> instances;
   std::set<uint32_t> carried;
   for (size_t i = 0; i < firsts.size(); ++i) {
     const OpenFd& open = firsts[i];
