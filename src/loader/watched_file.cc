@@ -1,6 +1,7 @@
 #include "loader/watched_file.h"
 
 #include <fmt/format.h>
+#include <sys/fanotify.h>
 #include <sys/inotify.h>
 #include <sys/stat.h>
 
@@ -17,6 +18,11 @@ bool look_at(const std::string& path, bool link, struct stat& status) {
 WatchedFile watched_file(const image::InotifyWatch& watch) {
   return {watch.path, watch.inode, watch.change_time_ns, watch.object,
           (watch.mask & IN_DONT_FOLLOW) != 0};
+}
+
+WatchedFile watched_file(const image::FanotifyMark& mark) {
+  return {mark.path, mark.inode, mark.change_time_ns, mark.object,
+          (mark.flags & FAN_MARK_DONT_FOLLOW) != 0};
 }
 
 FoundFile find_watched(const HostFiles& files, const WatchedFile& file) {

@@ -1,4 +1,4 @@
-// What a watch of inotify(7) names, on this host.
+// What a watch of inotify(7) or a mark of fanotify(7) names, on this host.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +19,7 @@ struct WatchedFile {
   bool link = false;  ///< a symbolic link itself
 };
 WatchedFile watched_file(const image::InotifyWatch& watch);
+WatchedFile watched_file(const image::FanotifyMark& mark);
 
 struct FoundFile {
   std::string path;               ///< by which it can be watched

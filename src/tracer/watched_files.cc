@@ -42,6 +42,8 @@ std::vector<std::string> known_names(const Inventory* earlier) {
   if (earlier == nullptr) return names;
   for (const Description& description : earlier->descriptions) {
     for (const image::InotifyWatch& watch : description.inotify) names.push_back(watch.path);
+    if (!description.fanotify) continue;
+    for (const image::FanotifyMark& mark : description.fanotify->marks) names.push_back(mark.path);
   }
   return names;
 }

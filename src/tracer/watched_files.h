@@ -1,5 +1,5 @@
-// What watches files: its fdinfo names them by inode, which the image needs a path for, and what
-// nobody has read stays with it.
+// What instances of inotify(7) and groups of fanotify(7) have in common: their fdinfo names what
+// they watch by inode, which the image needs a path for, and what nobody has read stays with them.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 
 namespace rfork::tracer {
 
-/// One instance among the process's descriptors.
+/// One instance or group among the process's descriptors.
 struct WatcherFd {
   int fd = 0;
   uint32_t description = 0;
@@ -36,7 +36,7 @@ struct NamedFile {
 std::vector<std::optional<NamedFile>> name_files(const Inventory& inventory,
                                                  const InventoryInput& input,
                                                  const std::vector<WantedInode>& files);
-/// Notes it in an InotifyWatch.
+/// Notes it in an InotifyWatch or FanotifyMark.
 void set_file(auto& watch, const NamedFile& named) {
   watch.object = named.object;
   watch.path = named.found.path;
