@@ -76,15 +76,18 @@ const char* advice_on(int error) {
   }
 }
 
-/// What can't be said in the queue is said to who restores.
-void warn_of_lost(int fd, const Description& description, size_t capacity, Findings& findings) {
-  if (description.count == 0 || (capacity > 0 && can_make_event(fd))) return;
-  findings.warn(
-      fmt::format("the fanotify group {} had events that nobody had read: they are lost, "
-                  "and its queue can't say so ({})",
-                  description.id,
-                  capacity == 0 ? "it has no limit that can be reached"
-                                : "no event can be made here that it reports"));
+/// A descriptor that leads to it; -1: none does.
+int number_of(const image::Process& process, uint32_t description) {
+  const auto found =
+      std::ranges::find(process.descriptors, description, &image::Descriptor::description);
+  return found == process.descriptors.end() ? -1 : found->fd;
+}
+
+/// Why the queue can't say that events were lost; nullptr: it can, or none were.
+const char* untold(int fd, uint64_t unread, size_t capacity) {
+  if (unread == 0) return nullptr;
+  if (capacity == 0) return "it has no limit that can be reached";
+  return can_make_event(fd) ? nullptr : "no event can be made here that it reports";
 }
 
 }  // namespace
@@ -139,7 +142,12 @@ UniqueFd FanotifyGroups::make(const Description& description, Findings& findings
   const int fd = group.fd.get();
   (void)::fcntl(fd, F_SETFD, FD_CLOEXEC);
   (void)::fcntl(fd, F_SETFL, O_NONBLOCK);  // until its queue begins
-  warn_of_lost(fd, description, group.capacity, findings);
+  if (const char* const why = untold(fd, description.count, group.capacity)) {
+    findings.warn(
+        fmt::format("the unread events of descriptor {}, a fanotify group, are lost, and "
+                    "its queue can't say so: {}",
+                    number_of(process_, description.id), why));
+  }
   for (const FanotifyMark& mark : wanted.marks) {
     if (!set_mark(fd, mark, findings)) return {};
   }

@@ -54,6 +54,7 @@ TEST_CASE("flags have the names of the man pages") {
         "EPOLLIN|EPOLLET");
   CHECK(field_words("descriptions.fanotify.flags", 0xc01) ==
         "FAN_CLOEXEC|FAN_REPORT_DIR_FID|FAN_REPORT_NAME");
+  CHECK(field_words("descriptions.fanotify.event_flags", O_RDWR | O_CLOEXEC) == "O_RDWR|O_CLOEXEC");
   CHECK(field_words("descriptions.fanotify.marks.flags", 0x440) ==
         "FAN_MARK_IGNORED_SURV_MODIFY|FAN_MARK_IGNORE");
   CHECK(field_words("descriptions.fanotify.marks.mask", 0x48000100) ==
