@@ -180,7 +180,8 @@ void FanotifyGroups::mark_mounts_of(pid_t child) {
       const int fd = group.fd.get();
       remove_marks(fd, mark);
       if (!add_marks(fd, mark, FAN_MARK_MOUNT, directory + "root" + mark.path))
-        throw_errno("fanotify_mark of the child's own mount", mark.path);
+        throw Error("fanotify_mark of the child's own mount", errno, mark.path,
+                    Failure::destination_refused);
     }
   }
 }
