@@ -51,6 +51,26 @@ struct InotifyWatch {
   std::optional<uint32_t> object;
 };
 
+/// A mark of a fanotify(7) group.
+struct FanotifyMark {
+  /// FAN_MARK_*, as fanotify_mark(2) is to be given them: what is marked and how it is found; of
+  /// what is ignored: how.
+  uint32_t flags = 0;
+  uint64_t mask = 0;     ///< FAN_*, what is reported; 0: only `ignored` counts
+  uint64_t ignored = 0;  ///< what isn't
+  std::string path;      ///< a name that leads to what is marked; of mounts where it is mounted
+  uint64_t inode = 0;    ///< what it led to; comparable only under the same boot id
+  int64_t change_time_ns = 0;  ///< its st_ctim at the capture
+  /// What is marked is a deleted file whose contents travel.
+  std::optional<uint32_t> object;
+};
+
+/// A fanotify(7) group.
+struct FanotifyGroup {
+  uint32_t flags = 0, event_flags = 0;  ///< fanotify_init(2)
+  std::vector<FanotifyMark> marks;
+};
+
 /// An option of a socket, by the name that the man pages give it (socket_options.h).
 struct SocketOption {
   std::string name;
@@ -138,6 +158,7 @@ struct Description {
     path,             ///< opened with O_PATH, and no regular file or directory: `mode`
     pidfd,            ///< of the process itself; with PIDFD_THREAD in `flags` of its leader
     pseudo_terminal,  ///< an end of one that only the process has open: `terminal`, `other`
+    fanotify,         ///< `fanotify`
   };
   /// What a relayed description is.
   enum class RelayType : uint8_t {
@@ -173,7 +194,8 @@ struct Description {
   int32_t owner_signal = 0;   ///< F_SETSIG
   /// What an inotify instance watches, by wd. `count` is the bytes of events that nobody has read.
   std::vector<InotifyWatch> inotify;
-  uint32_t mode = 0;  ///< st_mode
+  std::optional<FanotifyGroup> fanotify;  ///< `count` as of inotify
+  uint32_t mode = 0;                      ///< st_mode
   /// Of a FIFO or directory: its name is gone. Of a pseudo-terminal's master: no slave is open.
   bool removed = false;
   int32_t shut = 0;  ///< of a socket: 1 it reads no more, 2 it writes no more

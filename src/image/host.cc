@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/capability.h>
 #include <linux/prctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -15,6 +16,7 @@
 #include <filesystem>
 
 #include "base/io.h"
+#include "image/fanotify.h"
 #include "image/host_x86_64.h"
 #include "image/privileges.h"
 
@@ -32,6 +34,7 @@ constexpr const char* kTimeNamespace = "time_namespace";
 constexpr const char* kMemfdExec = "memfd_exec";
 constexpr const char* kGuardRegions = "guard_regions";
 constexpr const char* kSeal = "seal";
+constexpr const char* kFanotify = "fanotify";
 constexpr const char* kTimerIds = "timer_ids";
 constexpr std::string_view kHugetlb = "hugetlb:";
 
@@ -115,6 +118,7 @@ std::vector<std::string> find_abilities(bool wide_addresses) {
   // Linux 6.15; answers whether it is asked for.
   if (::prctl(kTimerRestoreIds, kTimerRestoreIdsGet, 0, 0, 0) >= 0)
     abilities.emplace_back(kTimerIds);
+  if (has_global_capability(CAP_SYS_ADMIN)) abilities.emplace_back(kFanotify);
   add_huge_pages(abilities);
   add_privileges(abilities);
   std::ranges::sort(abilities);
@@ -160,6 +164,10 @@ Reason missing_ability(const std::string& ability) {
   if (ability == kRseq) {
     return {"the process has restartable sequences (rseq), which the destination's kernel lacks",
             "it needs Linux 4.18 or later with CONFIG_RSEQ"};
+  }
+  if (ability == kFanotify) {
+    return {"the process has a fanotify group of root's, which needs CAP_SYS_ADMIN there",
+            "--drop-fd goes on without it, or let root restore it"};
   }
   if (ability == kTimerIds) {
     return {fmt::format("the process has a POSIX timer with an id above {}, which the "
@@ -239,6 +247,10 @@ Needs needs_of(const Snapshot& snapshot) {
     if (object.huge_page_size != 0) {
       abilities.push_back(fmt::format("{}{}", kHugetlb, object.huge_page_size));
     }
+  }
+  for (const Description& description : snapshot.descriptions) {
+    if (description.fanotify && needs_privilege(*description.fanotify))
+      abilities.emplace_back(kFanotify);
   }
   std::ranges::sort(abilities);
   abilities.erase(std::unique(abilities.begin(), abilities.end()), abilities.end());

@@ -22,7 +22,8 @@ constexpr std::array kObjectKinds{"shared_anonymous", "memfd",       "deleted_fi
 constexpr std::array kDescriptionKinds{
     "regular", "directory", "device",      "contents", "stdio", "relay",
     "eventfd", "signalfd",  "timerfd",     "epoll",    "pipe",  "socket",
-    "inotify", "fifo",      "kernel_file", "path",     "pidfd", "pseudo_terminal"};
+    "inotify", "fifo",      "kernel_file", "path",     "pidfd", "pseudo_terminal",
+    "fanotify"};
 constexpr std::array kRelayTypes{"reader", "writer", "socket", "terminal"};
 constexpr std::array kLockKinds{"posix", "description", "flock", "lease"};
 constexpr std::array kMappingKinds{"anonymous", "file", "object", "vdso", "vvar"};

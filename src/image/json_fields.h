@@ -112,6 +112,22 @@ void visit_fields(auto& visit, Is<InotifyWatch> auto& x) {
   visit("object", x.object);
 }
 
+void visit_fields(auto& visit, Is<FanotifyMark> auto& x) {
+  visit("flags", x.flags);
+  visit("mask", x.mask);
+  visit("ignored", x.ignored);
+  visit("path", x.path);
+  visit("inode", x.inode);
+  visit("change_time_ns", x.change_time_ns);
+  visit("object", x.object);
+}
+
+void visit_fields(auto& visit, Is<FanotifyGroup> auto& x) {
+  visit("flags", x.flags);
+  visit("event_flags", x.event_flags);
+  visit("marks", x.marks);
+}
+
 void visit_fields(auto& visit, Is<SocketOption> auto& x) {
   visit("name", x.name);
   visit("value", x.value);
@@ -197,6 +213,7 @@ void visit_fields(auto& visit, Is<Description> auto& x) {
   visit.later("removed", x.removed);
   visit.later("socket", x.socket);
   visit.later("terminal", x.terminal);
+  visit.later("fanotify", x.fanotify);
 }
 
 void visit_fields(auto& visit, Is<Descriptor> auto& x) {

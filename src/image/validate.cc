@@ -4,6 +4,7 @@
 #include <tuple>
 #include <unordered_map>
 
+#include "image/fanotify.h"
 #include "image/format.h"
 
 namespace rfork::image {
@@ -103,6 +104,22 @@ void validate_watches(const Description& description, const KnownIds& known) {
   }
 }
 
+void validate_marks(const Description& description, const KnownIds& known) {
+  constexpr NoteType kNote = NoteType::descriptions;
+  require(description.kind != Description::Kind::fanotify || description.fanotify, kNote,
+          "description {} says nothing of its group", description.id);
+  if (!description.fanotify) return;
+  for (const FanotifyMark& mark : description.fanotify->marks) {
+    require((mark.flags & ~kFanMarkFlags) == 0 && (mark.flags & kFanWide) != kFanWide, kNote,
+            "description {} has a mark with the flags {:#x}", description.id, mark.flags);
+    require((mark.mask | mark.ignored) != 0 && ((mark.mask | mark.ignored) & kFanPermissions) == 0,
+            kNote, "description {} has a mark of the events {:#x}", description.id, mark.mask);
+    const bool wide = (mark.flags & kFanWide) != 0;
+    require(mark.object ? !wide && KnownIds::has(known.objects, *mark.object) : is_path(mark.path),
+            kNote, "description {} has a mark of nothing", description.id);
+  }
+}
+
 void validate_socket(const Socket& socket, uint32_t id, const KnownIds& known) {
   constexpr NoteType kNote = NoteType::descriptions;
   constexpr size_t kMostName = 128;  // struct sockaddr_storage
@@ -151,6 +168,7 @@ void validate_description(const Description& description, const KnownIds& known)
   require(description.kind != Kind::path || description.file, kNote, "description {} names no file",
           description.id);
   validate_watches(description, known);
+  validate_marks(description, known);
   const bool alone = description.kind == Kind::socket && description.other == 0;
   const bool paired = description.kind == Kind::pipe || description.kind == Kind::socket ||
                       description.kind == Kind::fifo || description.kind == Kind::pseudo_terminal;

@@ -129,6 +129,30 @@ ActAs::~ActAs() {
   if (dumpable_ == 1) ::prctl(PR_SET_DUMPABLE, 1);
 }
 
+namespace {
+
+/// Without a word where it isn't permitted: what needs it says so.
+void set_capability(unsigned capability, bool effective) {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct data[2]{};
+  if (::syscall(SYS_capget, &header, data) < 0) return;
+  __user_cap_data_struct& part = data[capability / 32];
+  const uint32_t bit = 1u << capability % 32;
+  part.effective = effective ? part.effective | (bit & part.permitted) : part.effective & ~bit;
+  (void)::syscall(SYS_capset, &header, data);
+}
+
+}  // namespace
+
+HeldCapability::HeldCapability(unsigned capability, bool held)
+    : capability_(capability), before_(has_capability(capability)) {
+  if (held != before_) set_capability(capability_, held);
+}
+
+HeldCapability::~HeldCapability() {
+  if (has_capability(capability_) != before_) set_capability(capability_, before_);
+}
+
 // --- namespaces ---
 
 bool can_unshare(int flags, const char* write) {

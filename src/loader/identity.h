@@ -55,6 +55,19 @@ class ActAs {
   std::vector<gid_t> groups_;
 };
 
+/// A capability is effective in this thread, or isn't, until destroyed; as far as it is permitted.
+class HeldCapability {
+ public:
+  HeldCapability(unsigned capability, bool held);
+  ~HeldCapability();
+  HeldCapability(const HeldCapability&) = delete;
+  HeldCapability& operator=(const HeldCapability&) = delete;
+
+ private:
+  unsigned capability_;
+  bool before_;
+};
+
 /// Nanoseconds to be added to the initial time namespace's clocks.
 struct ClockOffsets {
   int64_t monotonic_ns = 0, boottime_ns = 0;

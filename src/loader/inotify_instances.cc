@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include <cstring>
 
 #include "base/io.h"
+#include "loader/watched_file.h"
 
 namespace rfork::loader {
 
@@ -25,15 +25,6 @@ constexpr int32_t kMaxGap = 1 << 20;  // a second or so
 constexpr uint32_t kChanges = IN_MODIFY | IN_ATTRIB | IN_CLOSE_WRITE | IN_MOVE | IN_CREATE |
                               IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT | IN_IGNORED;
 constexpr std::string_view kOwnName = ".rfork-";  // CreatedFiles
-
-std::string own_link(int fd) {
-  return fmt::format("/proc/self/fd/{}", fd);
-}
-
-bool look_at(const InotifyWatch& watch, const std::string& path, struct stat& status) {
-  const bool link = (watch.mask & IN_DONT_FOLLOW) != 0;
-  return (link ? ::lstat(path.c_str(), &status) : ::stat(path.c_str(), &status)) == 0;
-}
 
 struct Event {
   int wd = 0;
@@ -101,16 +92,11 @@ bool InotifyInstances::fill_gap(int fd, int32_t& next, int32_t until) {
 
 bool InotifyInstances::set_watch(Instance& instance, const InotifyWatch& watch,
                                  Findings& findings) {
-  const int contents =
-      watch.object ? files_.contents_of(*watch.object) : files_.contents_of(watch.path);
-  const std::string path = contents >= 0 ? own_link(contents) : watch.path;
+  const FoundFile file = find_watched(files_, watched_file(watch));
   const uint32_t mask = watch.mask | IN_MASK_CREATE;
-  struct stat status {};
-  const bool found = look_at(watch, path, status);
-  const bool replaced = found && contents < 0 && files_.same_boot() && status.st_ino != watch.inode;
-  if (found && !replaced) {
-    if (::inotify_add_watch(instance.fd.get(), path.c_str(), mask) == watch.wd) {
-      if (contents >= 0) instance.wds.written.insert(watch.wd);
+  if (file.missing == nullptr) {
+    if (::inotify_add_watch(instance.fd.get(), file.path.c_str(), mask) == watch.wd) {
+      if (file.carried) instance.wds.written.insert(watch.wd);
       return true;
     }
     if (errno != EEXIST) {
@@ -119,10 +105,9 @@ bool InotifyInstances::set_watch(Instance& instance, const InotifyWatch& watch,
       return false;
     }
   }
-  findings.warn(fmt::format("{}, which was watched, {}: the watch ends", watch.path,
-                            !found     ? "isn't here"
-                            : replaced ? "is another file by now"
-                                       : "is the same as another watched file here"));
+  findings.warn(fmt::format(
+      "{}, which was watched, {}: the watch ends", watch.path,
+      file.missing != nullptr ? file.missing : "is the same as another watched file here"));
   const UniqueFd& stand_in = instance.wds.gone[watch.wd] = make_memfd("rfork-inotify");
   return ::inotify_add_watch(instance.fd.get(), own_link(stand_in.get()).c_str(), IN_MODIFY) ==
          watch.wd;
@@ -166,13 +151,8 @@ bool InotifyInstances::missed_events(const Instance& instance) const {
     missed = missed || (!own && (event.mask & kChanges) != 0);
   }
   for (const InotifyWatch& watch : instance.description->inotify) {
-    struct stat status {};
-    if (!files_.same_boot() || watch.object || instance.wds.gone.contains(watch.wd) ||
-        !look_at(watch, watch.path, status) || status.st_ino != watch.inode) {
-      continue;
-    }
-    const int64_t changed = status.st_ctim.tv_sec * 1'000'000'000 + status.st_ctim.tv_nsec;
-    missed = missed || changed != watch.change_time_ns;
+    missed = missed ||
+             (!instance.wds.gone.contains(watch.wd) && changed_since(files_, watched_file(watch)));
   }
   return missed;
 }

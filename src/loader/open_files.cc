@@ -45,6 +45,7 @@ OpenFiles::OpenFiles(const image::Snapshot& snapshot, const Options& options, Ho
       pipes_(snapshot),
       fifos_(snapshot, files, findings),
       inotify_(files),
+      fanotify_(files, process_, !options.user),
       sockets_(snapshot, bind_options(snapshot, options), findings),
       terminals_(snapshot, findings) {
   for (const Descriptor& descriptor : process_.descriptors) {
@@ -113,6 +114,8 @@ OpenFiles::Opened OpenFiles::open_one(const Description& description) {
       return own(sockets_.open(description));
     case Description::Kind::inotify:
       return own(inotify_.make(description, findings_));
+    case Description::Kind::fanotify:
+      return own(fanotify_.make(description, findings_));
     case Description::Kind::fifo:
       return own(fifos_.open(description));
     case Description::Kind::kernel_file:

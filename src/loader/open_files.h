@@ -9,6 +9,7 @@
 
 #include "base/unique_fd.h"
 #include "image/model.h"
+#include "loader/fanotify_groups.h"
 #include "loader/fifos.h"
 #include "loader/host_files.h"
 #include "loader/inotify_instances.h"
@@ -35,8 +36,13 @@ class OpenFiles {
   /// Closes what this process opened: the child has it. Who reads a pipe of its own would else not
   /// see its end.
   void let_go();
+  /// What must be told of the child's mounts, when it has them. With this process's own rights.
+  void enter_mounts(pid_t child) { fanotify_.mark_mounts_of(child); }
   /// The child is about to run, and all files have their names.
-  void begin_queues() { inotify_.begin_queues(); }
+  void begin_queues(pid_t child) {
+    inotify_.begin_queues();
+    fanotify_.begin_queues(child);
+  }
   /// The child is about to run: paths that its sockets are bound to stay.
   void keep() { sockets_.keep(); }
   /// Puts descriptors that this process opened at their numbers.
@@ -104,6 +110,7 @@ class OpenFiles {
   PipeMaker pipes_;
   Fifos fifos_;
   InotifyInstances inotify_;
+  FanotifyGroups fanotify_;
   SocketMaker sockets_;
   PseudoTerminals terminals_;
   std::map<uint32_t, Opened> opened_;

@@ -137,11 +137,13 @@ pid_t Restore::wait_ready() {
 }
 
 void Restore::go() {
+  const pid_t child = state_->channel_->peer_pid();
+  state_->open_files_->enter_mounts(child);
   {
     const ActAs as_user(state_->user_);
     state_->files_->keep();
     state_->open_files_->keep();
-    state_->open_files_->begin_queues();
+    state_->open_files_->begin_queues(child);
   }
   plan::Message message{};
   message.kind = plan::MessageKind::go;

@@ -143,6 +143,8 @@ std::string contents_of(const Description& description) {
     text += ", " + counted(description.watches.size(), "watch", "watches");
   if (!description.inotify.empty())
     text += ", " + counted(description.inotify.size(), "watch", "watches");
+  if (description.fanotify && !description.fanotify->marks.empty())
+    text += ", " + counted(description.fanotify->marks.size(), "mark", "marks");
   const auto leases = static_cast<size_t>(
       std::ranges::count(description.locks, image::FileLock::Kind::lease, &image::FileLock::kind));
   const size_t locks = description.locks.size() - leases;

@@ -3,11 +3,13 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/epoll.h>
+#include <sys/fanotify.h>
 #include <sys/inotify.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/timerfd.h>
 
+#include "image/fanotify.h"
 #include "tools/words.h"
 
 namespace rfork::tools {
@@ -47,6 +49,54 @@ constexpr Word kInotify[] = {
     {IN_ONESHOT, "IN_ONESHOT"},
 };
 
+// Without FAN_CLASS_NOTIF, which is 0.
+constexpr Word kFanotify[] = {
+    {FAN_CLOEXEC, "FAN_CLOEXEC"},
+    {FAN_NONBLOCK, "FAN_NONBLOCK"},
+    {FAN_CLASS_CONTENT, "FAN_CLASS_CONTENT"},
+    {FAN_CLASS_PRE_CONTENT, "FAN_CLASS_PRE_CONTENT"},
+    {FAN_UNLIMITED_QUEUE, "FAN_UNLIMITED_QUEUE"},
+    {FAN_UNLIMITED_MARKS, "FAN_UNLIMITED_MARKS"},
+    {FAN_ENABLE_AUDIT, "FAN_ENABLE_AUDIT"},
+    {FAN_REPORT_PIDFD, "FAN_REPORT_PIDFD"},
+    {FAN_REPORT_TID, "FAN_REPORT_TID"},
+    {FAN_REPORT_FID, "FAN_REPORT_FID"},
+    {FAN_REPORT_DIR_FID, "FAN_REPORT_DIR_FID"},
+    {FAN_REPORT_NAME, "FAN_REPORT_NAME"},
+    {FAN_REPORT_TARGET_FID, "FAN_REPORT_TARGET_FID"},
+    {image::kFanReportFdError, "FAN_REPORT_FD_ERROR"},
+    {image::kFanReportMount, "FAN_REPORT_MNT"},
+};
+
+constexpr Word kFanotifyMark[] = {
+    {FAN_MARK_DONT_FOLLOW, "FAN_MARK_DONT_FOLLOW"},
+    {FAN_MARK_MOUNT, "FAN_MARK_MOUNT"},
+    {FAN_MARK_FILESYSTEM, "FAN_MARK_FILESYSTEM"},
+    {FAN_MARK_IGNORED_SURV_MODIFY, "FAN_MARK_IGNORED_SURV_MODIFY"},
+    {FAN_MARK_EVICTABLE, "FAN_MARK_EVICTABLE"},
+    {FAN_MARK_IGNORE, "FAN_MARK_IGNORE"},
+};
+
+constexpr Word kFanotifyEvents[] = {
+    {FAN_ACCESS, "FAN_ACCESS"},
+    {FAN_MODIFY, "FAN_MODIFY"},
+    {FAN_ATTRIB, "FAN_ATTRIB"},
+    {FAN_CLOSE_WRITE, "FAN_CLOSE_WRITE"},
+    {FAN_CLOSE_NOWRITE, "FAN_CLOSE_NOWRITE"},
+    {FAN_OPEN, "FAN_OPEN"},
+    {FAN_MOVED_FROM, "FAN_MOVED_FROM"},
+    {FAN_MOVED_TO, "FAN_MOVED_TO"},
+    {FAN_CREATE, "FAN_CREATE"},
+    {FAN_DELETE, "FAN_DELETE"},
+    {FAN_DELETE_SELF, "FAN_DELETE_SELF"},
+    {FAN_MOVE_SELF, "FAN_MOVE_SELF"},
+    {FAN_OPEN_EXEC, "FAN_OPEN_EXEC"},
+    {FAN_FS_ERROR, "FAN_FS_ERROR"},
+    {FAN_EVENT_ON_CHILD, "FAN_EVENT_ON_CHILD"},
+    {FAN_RENAME, "FAN_RENAME"},
+    {FAN_ONDIR, "FAN_ONDIR"},
+};
+
 constexpr Word kSeals[] = {
     {0x01, "F_SEAL_SEAL"},  {0x02, "F_SEAL_SHRINK"},       {0x04, "F_SEAL_GROW"},
     {0x08, "F_SEAL_WRITE"}, {0x10, "F_SEAL_FUTURE_WRITE"}, {0x20, "F_SEAL_EXEC"},
@@ -76,6 +126,18 @@ std::string epoll_event_words(uint64_t events) {
 
 std::string inotify_mask_words(uint64_t mask) {
   return bit_words(mask, kInotify);
+}
+
+std::string fanotify_flag_words(uint64_t flags) {
+  return bit_words(flags, kFanotify);
+}
+
+std::string fanotify_mark_flag_words(uint64_t flags) {
+  return bit_words(flags, kFanotifyMark);
+}
+
+std::string fanotify_mask_words(uint64_t mask) {
+  return bit_words(mask, kFanotifyEvents);
 }
 
 std::string seal_words(uint64_t seals) {

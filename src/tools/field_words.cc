@@ -1,5 +1,6 @@
 #include "tools/field_words.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -48,6 +49,10 @@ std::string signal_name(uint64_t value) {
 std::string open_flags(uint64_t value) {
   return open_flag_words(static_cast<int32_t>(value));
 }
+/// Of descriptors that are yet to be opened, which may have what no description has.
+std::string event_flags(uint64_t value) {
+  return open_flags(value & ~uint64_t{O_CLOEXEC}) + ((value & O_CLOEXEC) != 0 ? "|O_CLOEXEC" : "");
+}
 std::string handler(uint64_t value) {
   return value == 0 ? "SIG_DFL" : value == 1 ? "SIG_IGN" : fmt::format("{:#x}", value);
 }
@@ -85,6 +90,11 @@ const std::map<std::string_view, NumberWords>& number_words() {
       {"posix_timers.notify", notify_word},
       {"watches.events", epoll_event_words},
       {"inotify.mask", inotify_mask_words},
+      {"fanotify.flags", fanotify_flag_words},
+      {"fanotify.event_flags", event_flags},
+      {"marks.flags", fanotify_mark_flag_words},
+      {"marks.mask", fanotify_mask_words},
+      {"marks.ignored", fanotify_mask_words},
       {"owner_type", owner_type_word},
       {"terminal.discipline", line_discipline_word},
       {"shut", shutdown_words},

@@ -150,6 +150,7 @@ Examination look_at(pid_t pid, const Options& options) {
   image::Snapshot sketch;
   sketch.host = image::this_host();
   sketch.objects = inventory->objects;
+  sketch.descriptions = inventory->descriptions;
   sketch.processes.push_back(read_process(pid));
   sketch.processes[0].mappings = inventory->mappings;
   sketch.processes[0].posix_timers = timers;

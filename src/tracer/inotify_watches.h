@@ -5,26 +5,19 @@
 // into another instance. Where there are some, the child is told IN_Q_OVERFLOW in their place.
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "tracer/inventory.h"
+#include "tracer/watched_files.h"
 
 namespace rfork::tracer {
-
-/// One instance among the process's descriptors.
-struct InotifyInstance {
-  int fd = 0;
-  uint32_t description = 0;
-  std::string info;  ///< /proc/PID/fdinfo/N
-};
 
 /// True for what /proc/PID/fd/N of an instance leads to.
 bool is_inotify(const std::string& link);
 /// Fills in the descriptions of `instances`, all other descriptions being there already. A watch
 /// whose file has no name that can be found becomes an obstacle.
 void describe_inotify(Inventory& inventory, const InventoryInput& input,
-                      const std::vector<InotifyInstance>& instances);
+                      const std::vector<WatcherFd>& instances);
 
 }  // namespace rfork::tracer

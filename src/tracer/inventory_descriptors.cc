@@ -9,10 +9,12 @@
 #include <algorithm>
 #include <cstdlib>
 #include <functional>
+#include <map>
 
 #include "base/io.h"
 #include "tracer/describe_fd.h"
 #include "tracer/descriptor_owner.h"
+#include "tracer/fanotify_marks.h"
 #include "tracer/file_locks.h"
 #include "tracer/inotify_watches.h"
 #include "tracer/inventory.h"
@@ -98,9 +100,16 @@ bool needs_number(const Description& description) {
   return description.kind == Description::Kind::epoll ||
          description.kind == Description::Kind::timerfd ||
          description.kind == Description::Kind::inotify ||
+         description.kind == Description::Kind::fanotify ||
          description.kind == Description::Kind::pidfd ||
          description.kind == Description::Kind::path ||
          description.kind == Description::Kind::kernel_file;
+}
+
+std::optional<Description::Kind> watcher_kind(const std::string& link) {
+  if (is_inotify(link)) return Description::Kind::inotify;
+  if (is_fanotify(link)) return Description::Kind::fanotify;
+  return std::nullopt;
 }
 
 // What leads from the process to itself.
@@ -142,8 +151,8 @@ bool describe(Inventory& inventory, const InventoryInput& input, const Owned& ow
   }
   if (describe_bare_path(inventory, input, special(open), description)) return true;
   if (describe_own_pidfd(input.pid, special(open), description)) return true;
-  if (is_inotify(open.path)) {
-    description.kind = Description::Kind::inotify;
+  if (const auto kind = watcher_kind(open.path)) {
+    description.kind = *kind;
     return true;  // the rest when all others are known
   }
   const ChannelEnd end = channel_end(open, description.id);
@@ -242,7 +251,7 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
   owned.channels.look_at(channel_ends(firsts),
                          input.earlier ? input.earlier->own_channels : std::set<ino_t>());
   inventory.own_channels = owned.channels.inodes();
-  std::vector<InotifyInstance> instances;
+  std::map<Description::Kind, std::vector<WatcherFd>> watchers;
   std::set<uint32_t> carried;
   for (size_t i = 0; i < firsts.size(); ++i) {
     const OpenFd& open = firsts[i];
@@ -268,11 +277,12 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
     describe_owner(open.pid, open.fd, description, inventory.obstacles);
     inventory.descriptions.push_back(std::move(description));
     carried.insert(static_cast<uint32_t>(i + 1));
-    if (is_inotify(open.path)) {
-      instances.push_back({open.fd, static_cast<uint32_t>(i + 1), open.info});
+    if (const auto kind = watcher_kind(open.path)) {
+      watchers[*kind].push_back({open.fd, static_cast<uint32_t>(i + 1), open.info});
     }
   }
-  describe_inotify(inventory, input, instances);
+  describe_inotify(inventory, input, watchers[Description::Kind::inotify]);
+  describe_fanotify(inventory, input, watchers[Description::Kind::fanotify]);
   std::ranges::copy_if(descriptors, std::back_inserter(inventory.descriptors),
                        [&](const auto& one) { return carried.contains(one.description); });
 }

@@ -4,16 +4,15 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
 #include <deque>
 #include <memory>
 #include <set>
 
+#include "tracer/mounts.h"
 #include "tracer/proc_text.h"
 
 namespace rfork::tracer {
@@ -21,30 +20,6 @@ namespace rfork::tracer {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-struct Mount {
-  std::string point;
-  uint64_t device = 0;
-  bool is_proc = false;
-};
-
-/// The mounts of /proc/PID/mountinfo (proc(5)).
-std::vector<Mount> mounts_of(pid_t pid) {
-  std::vector<Mount> mounts;
-  const auto text = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/mountinfo", pid));
-  if (!text) return mounts;
-  for (const std::string_view line : split(*text, '\n')) {
-    const auto fields = split(line, ' ');
-    const auto separator = std::ranges::find(fields, "-");
-    unsigned major = 0, minor = 0;
-    if (fields.size() < 5 || separator == fields.end() || separator + 1 == fields.end() ||
-        std::sscanf(std::string(fields[2]).c_str(), "%u:%u", &major, &minor) != 2) {
-      continue;
-    }
-    mounts.push_back({std::string(fields[4]), makedev(major, minor), *(separator + 1) == "proc"});
-  }
-  return mounts;
-}
 
 /// file_handle with room for the largest one.
 struct Handle {

@@ -1,4 +1,5 @@
-// Finds a name for an inode that the kernel tells of by number only (a watch of inotify(7)).
+// Finds a name for an inode that the kernel tells of by number only (a watch of inotify(7),
+// a mark of fanotify(7)).
 //
 // No call turns an inode into a path. Looked at are, in this order: the names that the process
 // itself has (directory, open and mapped files, arguments, environment), what

@@ -1,8 +1,9 @@
 #!/usr/bin/python3
-"""What needs a privilege that the restorer lacks: attributes.py refused|dropped
+"""What needs a privilege that the restorer lacks: attributes.py refused|dropped|groups
 
 Root's process with real-time threads and the like, restored by an ordinary user: refused by name; with
 --drop-attributes, of either side, it goes on without, and that is said.
+groups: so are fanotify groups of mounts and file systems, by a daemon before the process is touched
 """
 
 import os
@@ -15,10 +16,10 @@ AS_USER = ["setpriv", f"--reuid={harness.ORDINARY}", f"--regid={harness.ORDINARY
 LACKS = ["the nice value -4", "SCHED_DEADLINE", "IOPRIO_CLASS_RT", "real-time priority 7"]
 
 
-def image_of_root(world, *options):
+def image_of_root(world, *options, program=("process_scheduling",)):
     if not world.root:
         raise harness.Skip("only root can have such attributes")
-    target = world.target("process_scheduling")
+    target = world.target(*program)
     image = world.folder / "image.rfork"
     world.trace(target.real_pid, *options, "-o", image).expect(0)
     image.chmod(0o644)
@@ -49,6 +50,19 @@ def dropped(world):
     finish(world, target)
 
 
+def groups(world):
+    target, image = image_of_root(world, program=("file_fanotify", "wide"))
+    lacks = "a fanotify group of root's, which needs CAP_SYS_ADMIN there"
+    said = world.run([*AS_USER, world.program("rfork-run"), image])
+    expect(said.code == REFUSED and lacks in said.err and "--drop-fd" in said.err, f"{said}")
+    world.folder.chmod(0o777)
+    daemon = harness.Daemon(world, None, "--allow-root", program=[*AS_USER, world.program("rforkd")], key=None)
+    for check in (["--check"], []):
+        said = world.trace(*check, target.real_pid, daemon.address)
+        expect(said.code == REFUSED and "CAP_SYS_ADMIN there" in " ".join((said.out + said.err).split()), f"{said}")
+    finish(world, target)
+
+
 def goes_on(world, image, *options):
     run = [*AS_USER, world.program("rfork-run"), "-d", "--json", *options, image]
     result = world.run(run).expect(0).json()
@@ -61,4 +75,4 @@ def goes_on(world, image, *options):
 
 
 if __name__ == "__main__":
-    harness.main({"refused": refused, "dropped": dropped}[sys.argv[1]])
+    harness.main({"refused": refused, "dropped": dropped, "groups": groups}[sys.argv[1]])

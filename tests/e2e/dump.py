@@ -12,6 +12,7 @@ from harness import BAD_IMAGE, USAGE, expect
 WORDS = {
     "file_events": ["O_NONBLOCK", "FD_CLOEXEC", "EPOLLIN", "EPOLLONESHOT", "CLOCK_BOOTTIME", "CLOCK_REALTIME",
                     "TFD_TIMER_ABSTIME", "signal_mask SIGUSR1", "semaphore yes", "SHUT_WR", "AT_PAGESZ"],
+    "file_fanotify": ["FAN_REPORT_FID", "FAN_REPORT_NAME", "FAN_MARK_EVICTABLE", "FAN_MARK_IGNORE", "FAN_CREATE", "FAN_ONDIR"],
     "signal_actions": ["SA_RESTART", "SA_SIGINFO", "SIG_IGN", "SA_ONSTACK"],
     "signal_pending": ["SI_QUEUE", "SI_TKILL", "SIGRTMIN"],
     "mem_advice": ["MADV_DONTFORK", "MADV_WIPEONFORK", "MADV_DONTDUMP"],

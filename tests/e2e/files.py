@@ -8,6 +8,7 @@ grown       the file is longer: said
 fifo        a FIFO that nobody has open any more gets its contents back; one that is gone is made
 one-end     a FIFO of which the process has the reading end only
 watches     a watched file that is gone: its watch ends as if the file had been deleted now
+marks       a file marked by fanotify that is gone: said; unread events become FAN_Q_OVERFLOW, and no others
 tail        tail -f
 """
 
@@ -168,6 +169,40 @@ print(struct.unpack("iIII", os.read(fd, 16)))
     restore(world, image).expect(0, out="(2, 32768, 0, 0)\n(1, 2, 0, 0)\n", err="gone, which was watched")
 
 
+def marks(world):
+    code = """
+libc = ctypes.CDLL(None)
+MODIFY, CREATE, REPORT_FID, REPORT_DFID_NAME, NONBLOCK = 2, 0x100, 0x200, 0xc00, 2
+def group(flags, mask, *names):
+    fd = libc.fanotify_init(flags | NONBLOCK, os.O_RDONLY)
+    assert fd >= 0
+    for name in names: assert libc.fanotify_mark(fd, 1, ctypes.c_uint64(mask), -100, name.encode()) == 0
+    return fd
+def told(fd):
+    try: data = os.read(fd, 4096)
+    except BlockingIOError: return []
+    masks = []
+    while data:
+        masks.append(struct.unpack_from("Q", data, 8)[0])
+        data = data[struct.unpack_from("I", data)[0]:]
+    return masks
+os.mkdir("folder")
+for name in "kept", "gone": open(name, "w").close()
+quiet = group(REPORT_FID, MODIFY, "kept", "gone")
+busy = group(REPORT_DFID_NAME, CREATE, "folder")
+open("folder/unread", "w").close()
+ready()
+print(told(quiet), told(busy), told(busy))
+os.write(os.open("kept", os.O_WRONLY), b"x")
+open("folder/other", "w").close()
+print(told(quiet), told(busy))
+"""
+    image = capture(world, start(world, code))
+    os.unlink(world.folder / "gone")
+    world.go()
+    restore(world, image).expect(0, out="[] [16384] []\n[2] [256]\n", err="gone, which was watched, isn't here")
+
+
 def tail(world):
     """tail -f of coreutils goes on telling what is written."""
     log = world.folder / "log"
@@ -189,7 +224,7 @@ def own(world, name):
 
 
 CASES = {"replaced": replaced, "cut": cut, "grown": grown, "changed": changed, "fifo": fifo, "one-end": one_end,
-         "watches": watches, "tail": tail}
+         "watches": watches, "marks": marks, "tail": tail}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")

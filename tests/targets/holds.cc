@@ -49,9 +49,20 @@ int shared_with_another(int fd) {
   return fd;
 }
 
+// A fanotify group without which nobody opens that directory. An ordinary user's can be asked
+// nothing.
+int asked_for_permission() {
+  const int group = fanotify_init(FAN_CLASS_CONTENT, O_RDONLY);
+  if (group < 0) return fanotify_init(FAN_REPORT_FID, O_RDONLY);
+  const std::string folder = target::path("asked");
+  MUST(mkdir(folder.c_str(), 0700));
+  MUST(fanotify_mark(group, FAN_MARK_ADD, FAN_OPEN_PERM, AT_FDCWD, folder.c_str()));
+  return group;
+}
+
 // -1 with errno: this kernel, or this user, can't have one.
 int open_object(const std::string& kind) {
-  if (kind == "fanotify") return fanotify_init(FAN_REPORT_FID, O_RDONLY);
+  if (kind == "fanotify") return asked_for_permission();
   if (kind == "userfaultfd") return int(syscall(SYS_userfaultfd, 1));  // UFFD_USER_MODE_ONLY
   if (kind == "io_uring") {
     char parameters[120]{};
@@ -80,6 +91,8 @@ int open_object(const std::string& kind) {
     return open(("/proc/" + std::to_string(getppid()) + "/stat").c_str(), O_RDONLY);
   }
   if (kind == "shared-eventfd") return shared_with_another(eventfd(0, 0));
+  if (kind == "shared-fanotify")
+    return shared_with_another(MUST(fanotify_init(FAN_REPORT_FID, O_RDONLY)));
   if (kind == "shared-epoll") return shared_with_another(epoll_create1(0));
   if (kind == "shared-fifo") {
     const std::string file = target::path("shared-fifo-file");

@@ -7,6 +7,7 @@
 #include <set>
 #include <sstream>
 
+#include "image/fanotify.h"
 #include "image/host.h"
 #include "image/privileges.h"
 #include "image_samples.h"
@@ -96,6 +97,26 @@ TEST_CASE("privileges are compared by what they reach") {
   for (const std::string& line : lines) CHECK_THAT(line, Contains("--drop-attributes"));
   CHECK_THAT(lines[1], Contains("real-time priority 50") && Contains("CAP_SYS_NICE"));
   CHECK(lines_of(more, bare, {.drop_attributes = true}).empty());
+}
+
+TEST_CASE("a fanotify group needs CAP_SYS_ADMIN but for what any user may have") {
+  FanotifyGroup group{FAN_REPORT_DFID_NAME | FAN_CLOEXEC, 0, {{.flags = FAN_MARK_EVICTABLE}}};
+  CHECK_FALSE(needs_privilege(group));
+  group.marks.push_back({.flags = FAN_MARK_FILESYSTEM});
+  CHECK(needs_privilege(group));
+  CHECK(needs_privilege({FAN_CLOEXEC, 0, {}}));  // its events bring descriptors
+  CHECK(needs_privilege({FAN_REPORT_FID | FAN_UNLIMITED_QUEUE, 0, {}}));
+  CHECK(needs_privilege({FAN_REPORT_FID | FAN_CLASS_CONTENT, 0, {}}));
+
+  Snapshot snapshot = samples::rich_snapshot();
+  snapshot.descriptions[3].fanotify = group;
+  const Needs more = needs_of(snapshot);
+  CHECK(std::ranges::find(more.abilities, "fanotify") != more.abilities.end());
+  Needs only = needs();
+  only.abilities = {"fanotify"};
+  const auto lines = lines_of(only, needs().host, {.drop_attributes = true});
+  REQUIRE(lines.size() == 1);
+  CHECK_THAT(lines[0], Contains("CAP_SYS_ADMIN") && Contains("--drop-fd"));
 }
 
 TEST_CASE("needs come from what the process has") {

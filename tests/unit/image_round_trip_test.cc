@@ -202,6 +202,10 @@ TEST_CASE("what images of version 1 got later comes back too") {
   events.shut = 2;
   events.inotify = {{7, 0x84000fff, "/etc", 12, 5'000'000'001, std::nullopt},
                     {9, 2, "/x", 1, 0, 3}};
+  events.fanotify = {
+      0xc03,
+      0x8000,
+      {{0x440, 0x48000300, 0x20, "/etc", 12, -1, std::nullopt}, {0x200, 2, 0, "/", 0, 0, 3}}};
   events.mode = 0010644;
   events.removed = true;
   snapshot.processes[0].cwd_removed = true;

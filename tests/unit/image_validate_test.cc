@@ -6,6 +6,7 @@
 #include <catch2/catch.hpp>
 #include <functional>
 
+#include "image/fanotify.h"
 #include "image_samples.h"
 
 using namespace rfork::image;
@@ -107,6 +108,14 @@ const Case kMappingCases[] = {
      [](Snapshot& s) { first(s).mappings[1].name.push_back('\0'); }},
 };
 
+/// Of a group that is valid but for what the case changes.
+FanotifyMark& mark(Snapshot& snapshot) {
+  FanotifyGroup& group = snapshot.descriptions[3].fanotify.emplace();
+  snapshot.descriptions[3].kind = Description::Kind::fanotify;
+  return group.marks.emplace_back(
+      FanotifyMark{.flags = 0, .mask = FAN_MODIFY, .path = "/etc", .object = {}});
+}
+
 const Case kSharedCases[] = {
     {"page size", NoteType::host, [](Snapshot& s) { s.host.page_size = 4095; }},
     {"address limit", NoteType::host, [](Snapshot& s) { s.host.address_limit = ~0ull; }},
@@ -140,6 +149,18 @@ const Case kSharedCases[] = {
     {"negative offset", NoteType::descriptions, [](Snapshot& s) { s.descriptions[1].offset = -1; }},
     {"device by relative path", NoteType::descriptions,
      [](Snapshot& s) { s.descriptions[3].path = "null"; }},
+    {"a fanotify group without its facts", NoteType::descriptions,
+     [](Snapshot& s) { s.descriptions[3].kind = Description::Kind::fanotify; }},
+    {"a mark by relative path", NoteType::descriptions, [](Snapshot& s) { mark(s).path = "etc"; }},
+    {"a mark of an unknown object", NoteType::descriptions,
+     [](Snapshot& s) { mark(s).object = 99; }},
+    {"a mark of a mount and a file system", NoteType::descriptions,
+     [](Snapshot& s) { mark(s).flags = FAN_MARK_MOUNT | FAN_MARK_FILESYSTEM; }},
+    {"a mark that flushes", NoteType::descriptions,
+     [](Snapshot& s) { mark(s).flags = FAN_MARK_FLUSH; }},
+    {"a mark of no event", NoteType::descriptions, [](Snapshot& s) { mark(s).mask = 0; }},
+    {"a mark that asks for permission", NoteType::descriptions,
+     [](Snapshot& s) { mark(s).mask |= FAN_OPEN_PERM; }},
 };
 
 void check(std::span<const Case> cases) {

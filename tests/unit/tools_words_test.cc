@@ -52,6 +52,13 @@ TEST_CASE("flags have the names of the man pages") {
   CHECK(field_words("descriptions.timer.flags", 1) == "TFD_TIMER_ABSTIME");
   CHECK(field_words("descriptions.watches.events", uint32_t{EPOLLIN | EPOLLET}) ==
         "EPOLLIN|EPOLLET");
+  CHECK(field_words("descriptions.fanotify.flags", 0xc01) ==
+        "FAN_CLOEXEC|FAN_REPORT_DIR_FID|FAN_REPORT_NAME");
+  CHECK(field_words("descriptions.fanotify.event_flags", O_RDWR | O_CLOEXEC) == "O_RDWR|O_CLOEXEC");
+  CHECK(field_words("descriptions.fanotify.marks.flags", 0x440) ==
+        "FAN_MARK_IGNORED_SURV_MODIFY|FAN_MARK_IGNORE");
+  CHECK(field_words("descriptions.fanotify.marks.mask", 0x48000100) ==
+        "FAN_CREATE|FAN_EVENT_ON_CHILD|FAN_ONDIR");
   CHECK(field_words("processes.threads.signal_mask", uint64_t{1} << (SIGUSR1 - 1)) == "SIGUSR1");
   CHECK(field_words("processes.threads.scheduling.policy", SCHED_FIFO) == "SCHED_FIFO");
   CHECK(field_words("processes.umask", 022) == "022");

@@ -10,6 +10,7 @@
 #include "tracer/posix_timers.h"
 #include "tracer/proc_text.h"
 #include "tracer/thread_attributes.h"
+#include "tracer/watched_files.h"
 
 using namespace rfork;
 using namespace rfork::tracer;
@@ -139,6 +140,24 @@ TEST_CASE("values of fdinfo and sched") {
   CHECK(value_of("pos:\t17\nflags:\t0100002\n", "flags") == "0100002");
   CHECK(value_of("se.exec_start      :     12.5\nnr_switches   :   7\n", "nr_switches") == "7");
   CHECK_FALSE(value_of("pos:\t17\n", "mnt_id").has_value());
+}
+
+TEST_CASE("files that are watched, by inode and handle") {
+  const std::string line =
+      "fanotify ino:3c51d sdev:fe00001 mflags:40 mask:0 ignored_mask:1 fhandle-bytes:8 "
+      "fhandle-type:1 f_handle:1dc50300a1000000";
+  const auto file = wanted_inode(line);
+  REQUIRE(file);
+  CHECK(file->inode == 0x3c51d);
+  CHECK(file->device == makedev(0xfe, 1));
+  CHECK(file->handle_type == 1);
+  CHECK(file->handle.size() == 8);
+  CHECK(hex_field(line, "mask") == 0);
+  CHECK(hex_field(line, "ignored_mask") == 1);
+  CHECK(hex_field(line, "flags") == std::nullopt);
+  CHECK(wanted_inode("fanotify mnt_id:1b mflags:0 mask:2 ignored_mask:0") == std::nullopt);
+  CHECK(wanted_inode("inotify wd:1 ino:7 sdev:15 mask:2 ignored_mask:0")->handle.empty());
+  CHECK(hex_field("fanotify mnt_id:", "mnt_id") == std::nullopt);
 }
 
 TEST_CASE("POSIX timers are listed by id, with whom they signal") {
