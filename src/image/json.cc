@@ -20,10 +20,10 @@ constexpr size_t kMaxItems = 1u << 24;  ///< each takes 16 bytes and more of mem
 constexpr std::array kObjectKinds{"shared_anonymous", "memfd",       "deleted_file", "file",
                                   "file_pages",       "sysv_segment"};
 constexpr std::array kDescriptionKinds{
-    "regular", "directory", "device",      "contents", "stdio", "relay",
-    "eventfd", "signalfd",  "timerfd",     "epoll",    "pipe",  "socket",
-    "inotify", "fifo",      "kernel_file", "path",     "pidfd", "pseudo_terminal",
-    "fanotify"};
+    "regular", "directory", "device",          "contents", "stdio",
+    "relay",   "eventfd",   "signalfd",        "timerfd",  "epoll",
+    "pipe",    "socket",    "inotify",         "fifo",     "kernel_file",
+    "path",    "pidfd",     "pseudo_terminal", "fanotify"};
 constexpr std::array kRelayTypes{"reader", "writer", "socket", "terminal"};
 constexpr std::array kLockKinds{"posix", "description", "flock", "lease"};
 constexpr std::array kMappingKinds{"anonymous", "file", "object", "vdso", "vvar"};
