@@ -94,8 +94,9 @@ image::Description& Program::describe(int fd, image::Description::Kind kind) {
   return snapshot.descriptions.emplace_back(description);
 }
 
+// Far from those that the kernel gives next.
 int32_t free_pid() {
-  for (int32_t pid = 20000 + ::getpid() % 5000;; ++pid) {
+  for (int32_t pid = 20000 + (::getpid() + 2500) % 5000;; ++pid) {
     if (::access(("/proc/" + std::to_string(pid)).c_str(), F_OK) != 0) return pid;
   }
 }
