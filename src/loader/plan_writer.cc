@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 #include <stdexcept>
 
 #include "base/error.h"
@@ -140,7 +139,7 @@ uint64_t PlanWriter::op(OpKind kind, std::initializer_list<uint64_t> arguments, 
 uint64_t PlanWriter::data(std::span<const std::byte> bytes, uint64_t alignment) {
   const uint64_t at = (data_at_ + alignment - 1) & ~(alignment - 1);
   if (at + bytes.size() > hole_.plan_size) throw std::logic_error("the plan has no room for data");
-  std::memcpy(memory_ + at, bytes.data(), bytes.size());
+  std::ranges::copy(bytes, memory_ + at);
   data_at_ = at + bytes.size();
   return hole_.start + at;
 }
