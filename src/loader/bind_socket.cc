@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/value_in.h"
 #include "loader/internet_name.h"
 #include "loader/socket_settings.h"
 
@@ -189,8 +190,7 @@ bool Binding::bind_netlink() {
 }
 
 bool Binding::bind_packet() {
-  sockaddr_ll address{};
-  std::memcpy(&address, socket_.name.data(), std::min(socket_.name.size(), sizeof address));
+  auto address = value_in<sockaddr_ll>(socket_.name);
   if (address.sll_ifindex != 0) {
     address.sll_ifindex = interface_index(made_.fd.get(), socket_.interface);
     if (address.sll_ifindex == 0) {

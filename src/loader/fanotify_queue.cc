@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <optional>
 #include <string>
 
@@ -22,19 +23,26 @@ namespace {
 constexpr size_t kMostCapacity = 1 << 17;  // some seconds
 constexpr size_t kLeast = sizeof(fanotify_event_metadata), kMost = 64 * kLeast, kLargest = 1 << 14;
 
+/// Events follow one another at any address.
+template <typename T>
+T read_at(const std::byte* from) {
+  T value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
 /// Descriptors that the kernel has opened for us.
 void close_descriptors(const std::byte* event) {
-  const auto* const head = reinterpret_cast<const fanotify_event_metadata*>(event);
-  if (head->fd >= 0) ::close(head->fd);
-  for (size_t at = head->metadata_len;
-       at + sizeof(fanotify_event_info_header) <= head->event_len;) {
-    const auto* const info = reinterpret_cast<const fanotify_event_info_header*>(event + at);
-    if (info->len == 0) return;
-    if (info->info_type == FAN_EVENT_INFO_TYPE_PIDFD) {
-      const int pidfd = reinterpret_cast<const fanotify_event_info_pidfd*>(info)->pidfd;
+  const auto head = read_at<fanotify_event_metadata>(event);
+  if (head.fd >= 0) ::close(head.fd);
+  for (size_t at = head.metadata_len; at + sizeof(fanotify_event_info_header) <= head.event_len;) {
+    const auto info = read_at<fanotify_event_info_header>(event + at);
+    if (info.len == 0) return;
+    if (info.info_type == FAN_EVENT_INFO_TYPE_PIDFD) {
+      const int pidfd = read_at<fanotify_event_info_pidfd>(event + at).pidfd;
       if (pidfd >= 0) ::close(pidfd);
     }
-    at += info->len;
+    at += info.len;
   }
 }
 
@@ -52,10 +60,10 @@ std::vector<FanotifyEvent> read_events(int group, size_t most) {
   }
   std::vector<FanotifyEvent> events;
   for (ssize_t at = 0; at + static_cast<ssize_t>(kLeast) <= n;) {
-    const auto* const head = reinterpret_cast<const fanotify_event_metadata*>(bytes.data() + at);
-    events.push_back({head->mask, head->pid});
+    const auto head = read_at<fanotify_event_metadata>(bytes.data() + at);
+    events.push_back({head.mask, head.pid});
     close_descriptors(bytes.data() + at);
-    at += head->event_len;
+    at += head.event_len;
   }
   return events;
 }

@@ -7,18 +7,12 @@
 #include <cstddef>
 #include <cstring>
 
+#include "base/value_in.h"
 #include "loader/socket_settings.h"
 
 namespace rfork::loader {
 
 namespace {
-
-template <typename Address>
-Address read(const Bytes& name) {
-  Address address{};
-  std::memcpy(&address, name.data(), std::min(name.size(), sizeof address));
-  return address;
-}
 
 template <typename Address>
 Bytes bytes_of(const Address& address) {
@@ -27,12 +21,12 @@ Bytes bytes_of(const Address& address) {
 }
 
 int family_of(const Bytes& name) {
-  return read<sockaddr>(name).sa_family;
+  return value_in<sockaddr>(name).sa_family;
 }
 
 sockaddr_in6 as_six(const Bytes& name) {
-  if (family_of(name) == AF_INET6) return read<sockaddr_in6>(name);
-  const auto four = read<sockaddr_in>(name);
+  if (family_of(name) == AF_INET6) return value_in<sockaddr_in6>(name);
+  const auto four = value_in<sockaddr_in>(name);
   sockaddr_in6 six{};
   six.sin6_family = AF_INET6;
   six.sin6_port = four.sin_port;
@@ -45,12 +39,12 @@ sockaddr_in6 as_six(const Bytes& name) {
 
 Bytes internet_name(const image::Socket& socket, int fd, bool any_address, bool any_port) {
   if (socket.family == AF_INET) {
-    auto address = read<sockaddr_in>(socket.name);
+    auto address = value_in<sockaddr_in>(socket.name);
     if (any_address) address.sin_addr.s_addr = INADDR_ANY;
     if (any_port) address.sin_port = 0;
     return bytes_of(address);
   }
-  auto address = read<sockaddr_in6>(socket.name);
+  auto address = value_in<sockaddr_in6>(socket.name);
   if (address.sin6_scope_id != 0) {
     address.sin6_scope_id = static_cast<uint32_t>(interface_index(fd, socket.interface));
   }
@@ -83,7 +77,7 @@ Bytes in_family(const Bytes& name, int family) {
 }
 
 uint16_t port_of(const Bytes& name) {
-  return read<sockaddr_in>(name).sin_port;  // as in sockaddr_in6
+  return value_in<sockaddr_in>(name).sin_port;  // as in sockaddr_in6
 }
 
 void set_port(Bytes& name, uint16_t port) {

@@ -13,6 +13,7 @@
 
 #include "base/tcp_stream.h"
 #include "base/unique_fd.h"
+#include "base/value_in.h"
 #include "image/socket_options.h"
 
 namespace rfork::loader {
@@ -90,8 +91,7 @@ Bytes way_to(int target) {
 
 /// A host of IPv4 that an IPv6 socket has heard of.
 bool is_mapped(const Bytes& name) {
-  sockaddr_in6 address{};
-  std::memcpy(&address, name.data(), std::min(name.size(), sizeof address));
+  const auto address = value_in<sockaddr_in6>(name);
   return address.sin6_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&address.sin6_addr);
 }
 
@@ -159,8 +159,7 @@ bool send_datagram(int target, const image::Socket& socket, const image::SocketM
   const int sender = own < 0 ? lent.get() : own;
   Bytes to = way_to(target);
   if (is_mapped(message.from) && !is_mapped(to)) {
-    sockaddr_in6 address{};
-    std::memcpy(&address, to.data(), std::min(to.size(), sizeof address));
+    auto address = value_in<sockaddr_in6>(to);
     if (!IN6_IS_ADDR_LOOPBACK(&address.sin6_addr)) return false;
     ::inet_pton(AF_INET6, "::ffff:127.0.0.1", &address.sin6_addr);
     std::memcpy(to.data(), &address, sizeof address);

@@ -14,6 +14,8 @@
 #include <cstring>
 #include <optional>
 
+#include "base/value_in.h"
+
 namespace rfork::loader {
 
 using image::Socket;
@@ -38,9 +40,7 @@ Bytes bytes_of(uint32_t number) {
 }
 
 uint32_t number_of(const Bytes& bytes) {
-  uint32_t number = 0;
-  std::memcpy(&number, bytes.data(), std::min(bytes.size(), sizeof number));
-  return number;
+  return value_in<uint32_t>(bytes);
 }
 
 /// The value as getsockopt(2) would give it here.
@@ -103,9 +103,7 @@ void set_option(int fd, const SocketOptionKind& kind, const Bytes& value, bool o
 }
 
 sockaddr_storage address_of(const Bytes& bytes) {
-  sockaddr_storage address{};
-  std::memcpy(&address, bytes.data(), std::min(bytes.size(), sizeof address));
-  return address;
+  return value_in<sockaddr_storage>(bytes);
 }
 
 bool join(int fd, const SocketMembership& membership) {
