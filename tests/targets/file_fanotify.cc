@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "made_files.h"
 #include "target.h"
 
 namespace {
@@ -127,20 +128,6 @@ struct Group {
     expect(name.c_str(), mask, [&](const Event& event) { return event.name == name; });
   }
 };
-
-std::string fresh_name() {
-  unsigned random = 0;
-  const int fd = MUST(open("/dev/urandom", O_RDONLY));
-  EXPECT_EQ(read(fd, &random, sizeof random), sizeof random);
-  close(fd);
-  return "made-" + std::to_string(random);
-}
-
-void create(const std::string& file) {
-  const int fd = MUST(open(file.c_str(), O_WRONLY | O_CREAT, 0600));
-  EXPECT_EQ(write(fd, "x", 1), 1);
-  close(fd);
-}
 
 void check_unread(Group& group) {
   const std::vector<Event> events = read_events(group.fd);

@@ -12,6 +12,7 @@
 #include <functional>
 #include <vector>
 
+#include "made_files.h"
 #include "target.h"
 
 namespace {
@@ -64,20 +65,6 @@ struct Instance {
     }
   }
 };
-
-std::string fresh_name() {
-  unsigned random = 0;
-  const int fd = MUST(open("/dev/urandom", O_RDONLY));
-  EXPECT_EQ(read(fd, &random, sizeof random), sizeof random);
-  close(fd);
-  return "made-" + std::to_string(random);
-}
-
-void create(const std::string& file) {
-  const int fd = MUST(open(file.c_str(), O_WRONLY | O_CREAT, 0600));
-  EXPECT_EQ(write(fd, "x", 1), 1);
-  close(fd);
-}
 
 void check_unread(Instance& instance, int wd) {
   instance.overflown = true;  // or will be
