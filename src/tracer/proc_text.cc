@@ -34,12 +34,16 @@ std::string_view take(std::string_view& text, char separator) {
   return part;
 }
 
-// proc writes a newline of a path as \012 and leaves everything else.
-std::string unescape(std::string_view text) {
+/// `escaped`: the characters that this text of proc writes as \ and three octal digits.
+std::string unescape(std::string_view text, std::string_view escaped) {
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {
-    if (text.substr(i, 4) == "\\012") {
-      out += '\n';
+    unsigned value = 0;
+    const std::string_view digits = text.substr(i, 4);
+    if (digits.size() == 4 && digits[0] == '\\' &&
+        std::from_chars(digits.data() + 1, digits.data() + 4, value, 8).ptr == digits.data() + 4 &&
+        value < 128 && escaped.find(static_cast<char>(value)) != std::string_view::npos) {
+      out += static_cast<char>(value);
       i += 3;
     } else {
       out += text[i];
@@ -67,7 +71,7 @@ MapsLine parse_maps_line(std::string_view line) {
     result.device = makedev(major_number, minor_number);
     result.inode = number(take(line, ' '), 10);
     const size_t name = line.find_first_not_of(' ');
-    if (name != std::string_view::npos) result.name = unescape(line.substr(name));
+    if (name != std::string_view::npos) result.name = unescape(line.substr(name), "\n");
     constexpr std::string_view kDeleted = " (deleted)";
     if (result.name.ends_with(kDeleted)) {
       result.name.resize(result.name.size() - kDeleted.size());
@@ -97,6 +101,24 @@ std::vector<MapsLine> parse_maps(std::string_view text) {
     if (parsed.name != "[vsyscall]") lines.push_back(std::move(parsed));
   }
   return lines;
+}
+
+std::vector<Mount> parse_mountinfo(std::string_view text) {
+  std::vector<Mount> mounts;
+  for (const std::string_view line : split(text, '\n')) {
+    const auto fields = split(line, ' ');
+    const auto separator = std::ranges::find(fields, "-");
+    if (fields.size() < 5 || separator == fields.end() || separator + 1 == fields.end()) {
+      throw std::invalid_argument("/proc/PID/mountinfo has a line that is none: " +
+                                  std::string(line));
+    }
+    std::string_view device = fields[2];
+    const auto major_number = static_cast<unsigned>(number(take(device, ':'), 10));
+    const auto minor_number = static_cast<unsigned>(number(device, 10));
+    mounts.push_back({number(fields[0], 10), unescape(fields[4], " \t\n\\#"),
+                      makedev(major_number, minor_number), *(separator + 1) == "proc"});
+  }
+  return mounts;
 }
 
 bool SmapsEntry::has(std::string_view flag) const {

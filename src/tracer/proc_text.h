@@ -29,6 +29,17 @@ struct MapsLine {
 /// Throws std::invalid_argument with the line that is none. The gate page [vsyscall] is left out.
 std::vector<MapsLine> parse_maps(std::string_view text);
 
+/// A line of /proc/PID/mountinfo.
+struct Mount {
+  uint64_t id = 0;
+  std::string point;    ///< as the process sees it
+  uint64_t device = 0;  ///< makedev(major, minor)
+  bool is_proc = false;
+};
+
+/// Throws std::invalid_argument with the line that is none.
+std::vector<Mount> parse_mountinfo(std::string_view text);
+
 /// What smaps adds to a mapping.
 struct SmapsEntry {
   Range range;

@@ -38,6 +38,30 @@ TEST_CASE("maps lines are parsed with all their fields") {
   CHECK(lines[3].name.empty());
 }
 
+TEST_CASE("only a newline is written with digits in maps") {
+  const auto lines =
+      parse_maps("00400000-00401000 r-xp 00000000 fe:00 1 /new\\012line\\040\\134012\\0\n");
+  REQUIRE(lines.size() == 1);
+  CHECK(lines[0].name == "/new\nline\\040\\134012\\0");
+}
+
+TEST_CASE("lines of mountinfo are parsed with all their fields") {
+  const auto mounts = parse_mountinfo(
+      "22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/root rw\n"
+      "23 22 0:21 / /proc rw - proc proc rw\n"
+      "4711 22 0:52 /in /mnt/a\\040disk\\011with\\134040\\043 rw master:2 shared:3 - tmpfs none "
+      "rw\n");
+  REQUIRE(mounts.size() == 3);
+  CHECK(mounts[0].id == 22);
+  CHECK(mounts[0].point == "/");
+  CHECK(mounts[0].device == makedev(254, 1));
+  CHECK_FALSE(mounts[0].is_proc);
+  CHECK(mounts[1].is_proc);
+  CHECK(mounts[2].id == 4711);
+  CHECK(mounts[2].point == "/mnt/a disk\twith\\040#");
+  CHECK_THROWS_AS(parse_mountinfo("22 1 254:1 / /\n"), std::invalid_argument);
+}
+
 TEST_CASE("lines of sysvipc are parsed with all their fields") {
   const auto lines = image::parse_sysv_lines(
       "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  "
