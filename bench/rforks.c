@@ -4,7 +4,8 @@
  *                                    medians in ns from the call to its return on either side
  *   rforks FILE rate HOST N MOST     N children, at most MOST at a time: children a second
  *   rforks FILE relays HOST N MIB    a child writes MIB to each of N pipes: MiB a second in all,
- *                                    then the same through one plain TCP connection on loopback */
+ *                                    then a child of fork() does, then the same goes through one
+ *                                    plain TCP connection on loopback */
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -122,7 +123,8 @@ static double drink(struct pollfd* ends, int count) {
   return (double)total / (1 << 20) / ((double)(now() - began) / 1e9);
 }
 
-static void measure_relays(const char* host, int count, int64_t size) {
+/* `host` null: a local child, by fork(). */
+static void measure_pipes(const char* host, int count, int64_t size) {
   struct pollfd ends[64];
   int writers[64];
   int i;
@@ -134,7 +136,7 @@ static void measure_relays(const char* host, int count, int64_t size) {
     ends[i].events = POLLIN;
     writers[i] = both[1];
   }
-  pid = rfork(host);
+  pid = host != NULL ? rfork(host) : fork();
   if (pid < 0) fail("rfork");
   if (pid == 0) {
     for (i = 0; i < count; ++i) close(ends[i].fd);
@@ -197,7 +199,8 @@ int main(int argc, char** argv) {
     const int count = atoi(argv[4]);
     const int64_t size = (int64_t)atoi(argv[5]) << 20;
     if (count < 1 || count > 64) return 2;
-    measure_relays(argv[3], count, size);
+    measure_pipes(argv[3], count, size);
+    measure_pipes(NULL, count, size);
     measure_tcp(size * count);
   } else {
     return 2;
