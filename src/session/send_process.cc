@@ -209,13 +209,14 @@ Sent send_process(pid_t pid, const Endpoint& endpoint, const SendOptions& option
 
   // OpenSSL takes some milliseconds to look its algorithms up: another processor's. The handshake
   // waits for it.
-  auto prepared = std::async(std::launch::async, [&] {
-    if (endpoint.key) net::prepare_tls(net::Role::client);
-  });
+  std::future<void> prepared;
+  if (endpoint.key) {
+    prepared = std::async(std::launch::async, [] { net::prepare_tls(net::Role::client); });
+  }
   const tracer::Examination examination = tracer::examine(pid, options.capture);
   std::optional<CommitKeeper> keeper;
   if (options.capture.move) {
-    prepared.get();  // the keeper is forked, which another thread must not see
+    if (prepared.valid()) prepared.get();  // the keeper is forked: no other thread must be there
     keeper.emplace(
         pid, [&](const std::string& move_id) { return resolve(uninterrupted, move_id); },
         [&](const std::string& move_id) {
