@@ -133,27 +133,45 @@ OpenFiles::Opened OpenFiles::open_one(const Description& description) {
   return open_file(description);
 }
 
-OpenFiles::Opened OpenFiles::open_stdio(const Description& description) {
+bool OpenFiles::stands_on(uint32_t description, int fd) const {
+  return std::ranges::any_of(process_.descriptors, [&](const Descriptor& descriptor) {
+    return descriptor.description == description && descriptor.fd == fd;
+  });
+}
+
+/// The caller's of the same number. `2>&1` stays as it is: the caller's standard error isn't asked
+/// for. A terminal is one description on 0, 1 and 2 without being asked for that.
+int OpenFiles::standard_stream(const Description& description, int fd) const {
+  const bool terminal = description.path.starts_with("/dev/");
+  if (fd == STDERR_FILENO && !terminal && stands_on(description.id, STDOUT_FILENO))
+    fd = STDOUT_FILENO;
   const int given[] = {options_.stdio_input, options_.stdio_output, options_.stdio_error};
+  return given[fd] < 0 ? null_.get() : given[fd];
+}
+
+OpenFiles::Opened OpenFiles::open_stdio(const Description& description) {
+  if (!null_) null_ = open_or_throw("/dev/null", O_RDWR);
   Opened opened;
-  for (const Descriptor& descriptor : process_.descriptors) {
-    if (descriptor.description != description.id || descriptor.fd < 0 || descriptor.fd > 2)
-      continue;
-    // A terminal is one description on 0, 1 and 2: the output side decides, for it can be lost.
-    const int fd = given[descriptor.fd];
-    if (fd >= 0) opened.fd = fd;
+  opened.stdio = &description;
+  // What was copied from a standard stream; of several, the one whose bytes can be lost.
+  for (const int fd : {STDOUT_FILENO, STDERR_FILENO, STDIN_FILENO}) {
+    if (opened.fd < 0 && stands_on(description.id, fd))
+      opened.fd = standard_stream(description, fd);
   }
   // A terminal that the process has opened again: the caller's, if it has one.
-  for (size_t i = 0; i < std::size(given) && opened.fd < 0; ++i) {
-    if (given[i] < 0 || ::isatty(given[i]) == 0) continue;
-    opened.own = reopen(given[i], description.flags);
+  for (const int fd : {options_.stdio_input, options_.stdio_output, options_.stdio_error}) {
+    if (opened.fd >= 0 || fd < 0 || ::isatty(fd) == 0) continue;
+    opened.own = reopen(fd, description.flags);
     opened.fd = opened.own.get();
   }
-  if (opened.fd < 0) {
-    if (!null_) null_ = open_or_throw("/dev/null", O_RDWR);
-    opened.fd = null_.get();
-  }
+  if (opened.fd < 0) opened.fd = null_.get();
   return opened;
+}
+
+int OpenFiles::fd_for(const Descriptor& descriptor, const Opened& opened) const {
+  const bool standard = descriptor.fd >= 0 && descriptor.fd <= STDERR_FILENO;
+  return opened.stdio != nullptr && standard ? standard_stream(*opened.stdio, descriptor.fd)
+                                             : opened.fd;
 }
 
 OpenFiles::Opened OpenFiles::open_relay(const Description& description) {
@@ -167,6 +185,12 @@ OpenFiles::Opened OpenFiles::open_relay(const Description& description) {
 void OpenFiles::hand(HandedFds& handed) const {
   for (const auto& [id, opened] : opened_) {
     if (opened.fd >= 0) handed(opened.fd);
+  }
+  for (const Descriptor& descriptor : process_.descriptors) {
+    const auto found = opened_.find(descriptor.description);
+    if (found != opened_.end() && found->second.stdio != nullptr) {
+      handed(fd_for(descriptor, found->second));
+    }
   }
 }
 
@@ -183,7 +207,7 @@ void OpenFiles::add_handed(PlanWriter& plan, HandedFds& handed) const {
     const auto found = opened_.find(descriptor.description);
     if (found == opened_.end() || found->second.fd < 0) continue;
     plan.call(SYS_dup3,
-              {static_cast<uint64_t>(handed(found->second.fd)),
+              {static_cast<uint64_t>(handed(fd_for(descriptor, found->second))),
                static_cast<uint64_t>(descriptor.fd), descriptor.close_on_exec ? O_CLOEXEC : 0u},
               fmt::format("place descriptor {}", descriptor.fd), descriptor.fd);
   }

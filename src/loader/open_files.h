@@ -76,7 +76,9 @@ class OpenFiles {
  private:
   struct Opened {
     UniqueFd own;
-    int fd = -1;             ///< own or borrowed
+    int fd = -1;  ///< own or borrowed
+    /// Of the caller's streams: 0, 1 and 2 may be one in the image, and several here.
+    const image::Description* stdio = nullptr;
     std::string child_path;  ///< opened by the child instead
     int32_t thread = 0;      ///< which of its threads, by the image's number; 0: the leader
     int flags = 0;
@@ -89,6 +91,9 @@ class OpenFiles {
   int passed(uint32_t id);
   Opened open_one(const image::Description& description);
   Opened open_stdio(const image::Description& description);
+  bool stands_on(uint32_t description, int fd) const;
+  int standard_stream(const image::Description& description, int fd) const;
+  int fd_for(const image::Descriptor& descriptor, const Opened& opened) const;
   Opened open_relay(const image::Description& description);
   Opened open_file(const image::Description& description);
   Opened check_device(const image::Description& description);

@@ -10,9 +10,11 @@ one-end     a FIFO of which the process has the reading end only
 watches     a watched file that is gone: its watch ends as if the file had been deleted now
 marks       a file marked by fanotify that is gone: said; unread events become FAN_Q_OVERFLOW, and no others
 tail        tail -f
+streams     standard streams that were one: a terminal is the caller's three, `2>&1` stays as it is
 """
 
 import os
+import pty
 import stat
 import subprocess
 import sys
@@ -21,15 +23,17 @@ import harness
 from harness import REFUSED, expect
 
 
-def start(world, code, host=None):
-    """A Python program that says when it is ready, and goes on when FOLDER/go is there."""
-    program = world.start(["/usr/bin/python3", "-c", f"""
+PREAMBLE = """
 import ctypes, os, select, struct, sys, time
 def ready():
     print("ready", flush=True)
     while not os.path.exists("go"): time.sleep(0.01)
-{code}
-"""], host)
+"""
+
+
+def start(world, code, host=None, **options):
+    """A Python program that says when it is ready, and goes on when FOLDER/go is there."""
+    program = world.start(["/usr/bin/python3", "-c", PREAMBLE + code], host, **options)
     expect(program.line().startswith("ready"), "it isn't ready")
     return program
 
@@ -218,13 +222,38 @@ def tail(world):
     expect(copy.line() == "second", "it doesn't go on")
 
 
+def streams(world):
+    code = """
+copied = os.dup(1)
+ready()
+for fd, word in (1, b"out"), (2, b"err"), (copied, b"copied"): os.write(fd, word + b" ")
+os.write(1, sys.stdin.readline().encode())
+"""
+    image = capture(world, start(world, code, stderr=subprocess.STDOUT))
+    world.go()
+    restore(world, image).expect(0, out="out err copied ")
+    master, terminal = pty.openpty()
+    (world.folder / "go").unlink()
+    program = world.start(["/usr/bin/python3", "-c", PREAMBLE + code], stdin=terminal, stdout=terminal, stderr=terminal)
+    expect(os.read(master, 100).startswith(b"ready"), "it isn't ready")
+    image = capture(world, program)
+    os.close(terminal)
+    os.close(master)
+    world.go()
+    (world.folder / "input").write_text("from a file\n")
+    with open(world.folder / "input", encoding="ascii") as file:
+        ended = world.run([world.program("rfork-run"), image], stdin=file)
+    ended.expect(0, out="out copied from a file\n")
+    expect(ended.err.endswith("err "), f"its standard error is {ended.err!r}")
+
+
 def own(world, name):
     if world.drop:
         os.chown(world.folder / name, harness.ORDINARY, harness.ORDINARY)
 
 
 CASES = {"replaced": replaced, "cut": cut, "grown": grown, "changed": changed, "fifo": fifo, "one-end": one_end,
-         "watches": watches, "marks": marks, "tail": tail}
+         "watches": watches, "marks": marks, "tail": tail, "streams": streams}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")
