@@ -11,6 +11,7 @@
 
 #include <sys/types.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -353,9 +354,13 @@ struct DataRun {
   bool operator==(const DataRun&) const = default;
 };
 
-/// The element of `items` with that id, or nullptr.
+/// The element of `items` with that id, or nullptr. Ids count up from 1, some are left out, and no
+/// reader of an image relies on that.
 template <typename T>
 const T* find_id(const std::vector<T>& items, uint32_t id) {
+  for (size_t i = std::min<size_t>(id, items.size()); i > 0 && items[i - 1].id >= id; --i) {
+    if (items[i - 1].id == id) return &items[i - 1];
+  }
   for (const T& item : items) {
     if (item.id == id) return &item;
   }

@@ -66,7 +66,7 @@ ChannelEnd channel_end(const OpenFd& open, uint32_t description) {
 using Finder = std::function<uint32_t(int)>;
 
 // What is on its way between sockets is open here, and has no number in the process.
-std::vector<UniqueFd> add_in_flight(std::vector<OpenFd>& opens) {
+std::vector<UniqueFd> add_in_flight(std::vector<OpenFd>& opens, DescriptionIndex& index) {
   std::vector<UniqueFd> held;
   for (size_t i = 0; i < opens.size(); ++i) {  // what is found may have something in it too
     if (!S_ISSOCK(opens[i].status.st_mode)) continue;
@@ -74,25 +74,14 @@ std::vector<UniqueFd> add_in_flight(std::vector<OpenFd>& opens) {
     if (!passed) continue;  // its own description says so
     for (UniqueFd& fd : *passed) {
       const auto open = look_at_fd(::getpid(), fd.get());
-      if (!open || std::ranges::any_of(opens, [&](const OpenFd& known) {
-            return same_description(known, *open);
-          })) {
-        continue;
-      }
+      if (!open || index.find(*open) != 0) continue;
       opens.push_back(*open);
+      index.add(*open, static_cast<uint32_t>(opens.size()));
       opens.back().carrier = opens[i].carrier < 0 ? opens[i].fd : opens[i].carrier;
       held.push_back(std::move(fd));
     }
   }
   return held;
-}
-
-// Which of them a descriptor of ours leads to, by its place; 0: none.
-uint32_t find_among(const std::vector<OpenFd>& opens, int fd) {
-  const auto open = look_at_fd(::getpid(), fd);
-  const auto known = std::ranges::find_if(
-      opens, [&](const OpenFd& one) { return open && same_description(one, *open); });
-  return known == opens.end() ? 0 : static_cast<uint32_t>(known - opens.begin() + 1);
 }
 
 // Their state is set through a number, or by the child itself when all else is in place.
@@ -226,6 +215,7 @@ UniqueFd duplicate_descriptor(pid_t pid, int fd) {
 void add_descriptors(Inventory& inventory, const InventoryInput& input) {
   // The first descriptor of each description, and every descriptor with the number of its own.
   std::vector<OpenFd> firsts;
+  DescriptionIndex index;  // their numbers
   std::vector<image::Descriptor> descriptors;
   dev_t terminal = 0;
   for (const int fd : list_fds(input.pid)) {
@@ -233,24 +223,31 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
     const auto open = look_at_fd(input.pid, fd);
     if (!open) continue;
     if (fd <= 2 && open->terminal != 0) terminal = open->terminal;
-    const auto known = std::ranges::find_if(firsts, [&](const OpenFd& first) {
-      return !gets_no_input(input, first) && !gets_no_input(input, *open) &&
-             same_description(first, *open);
-    });
-    descriptors.push_back(
-        {fd, static_cast<uint32_t>(known - firsts.begin() + 1), open->close_on_exec});
-    if (known == firsts.end()) firsts.push_back(*open);
+    const bool apart = gets_no_input(input, *open);
+    uint32_t number = apart ? 0 : index.find(*open);
+    if (number == 0) {
+      firsts.push_back(*open);
+      number = static_cast<uint32_t>(firsts.size());
+      if (!apart) index.add(*open, number);
+    }
+    descriptors.push_back({fd, number, open->close_on_exec});
   }
   const size_t numbered = firsts.size();
   refuse_shared_objects(inventory, input, shared_candidates(firsts));
   Owned owned(input);
   owned.fifos.look_at(channel_ends(firsts), input.relay);
   owned.terminals.look_at(channel_ends(firsts));
-  const std::vector<UniqueFd> on_their_way = add_in_flight(firsts);
-  const Finder find = [&](int fd) { return find_among(firsts, fd); };
+  const std::vector<UniqueFd> on_their_way = add_in_flight(firsts, index);
+  const Finder find = [&](int fd) {
+    const auto open = look_at_fd(::getpid(), fd);
+    return open ? index.find(*open) : 0;
+  };
   owned.channels.look_at(channel_ends(firsts),
                          input.earlier ? input.earlier->own_channels : std::set<ino_t>());
   inventory.own_channels = owned.channels.inodes();
+  InventoryInput passed = input;  // what is on its way is ours by now
+  passed.pid = ::getpid();
+  passed.relay = false;
   std::map<Description::Kind, std::vector<WatcherFd>> watchers;
   std::set<uint32_t> carried;
   for (size_t i = 0; i < firsts.size(); ++i) {
@@ -258,12 +255,9 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
     const bool on_stdio = open.fd <= 2 || (open.terminal != 0 && open.terminal == terminal);
     Description description;
     description.id = static_cast<uint32_t>(i + 1);
-    InventoryInput there = input;
-    there.pid = open.pid;
-    there.relay = input.relay && i < numbered;
     const size_t obstacles = inventory.obstacles.size();
-    const bool described =
-        describe(inventory, there, owned, find, open, on_stdio && i < numbered, description);
+    const bool described = describe(inventory, i < numbered ? input : passed, owned, find, open,
+                                    on_stdio && i < numbered, description);
     if (i >= numbered && (!described || needs_number(description))) {
       inventory.obstacles.resize(obstacles);  // they name a number of ours
       inventory.obstacles.push_back(

@@ -70,13 +70,38 @@ std::optional<OpenFd> look_at_fd(pid_t pid, int fd) {
   return open;
 }
 
-bool same_description(const OpenFd& a, const OpenFd& b) {
-  if (a.status.st_ino != b.status.st_ino || a.status.st_dev != b.status.st_dev ||
-      a.flags != b.flags)
-    return false;
-  const long order = ::syscall(SYS_kcmp, a.pid, b.pid, KCMP_FILE, a.fd, b.fd);
-  if (order < 0) throw_errno("kcmp", fmt::format("descriptors {} and {} of {}", a.fd, b.fd, a.pid));
-  return order == 0;
+namespace {
+
+/// Whether description `a` comes before `b`, or is it. The order is the kernel's, and the same for
+/// all processes.
+struct Order {
+  bool before = false, same = false;
+};
+Order compare(pid_t pid_a, int a, pid_t pid_b, int b) {
+  const long order = ::syscall(SYS_kcmp, pid_a, pid_b, KCMP_FILE, a, b);
+  if (order < 0) throw_errno("kcmp", fmt::format("descriptors {} and {} of {}", a, b, pid_a));
+  return {order == 1, order == 0};
+}
+
+}  // namespace
+
+uint32_t DescriptionIndex::find(const OpenFd& open) const {
+  const auto file = by_file_.find({open.status.st_dev, open.status.st_ino, open.flags});
+  if (file == by_file_.end()) return 0;
+  bool same = false;
+  const auto at = std::ranges::partition_point(file->second, [&](const Known& known) {
+    const Order order = compare(known.pid, known.fd, open.pid, open.fd);
+    same = same || order.same;
+    return order.before;
+  });
+  return same ? at->number : 0;
+}
+
+void DescriptionIndex::add(const OpenFd& open, uint32_t number) {
+  std::vector<Known>& known = by_file_[{open.status.st_dev, open.status.st_ino, open.flags}];
+  const auto at = std::ranges::partition_point(
+      known, [&](const Known& one) { return compare(one.pid, one.fd, open.pid, open.fd).before; });
+  known.insert(at, {open.pid, open.fd, number});
 }
 
 SpecialFd special(const OpenFd& open) {

@@ -5,8 +5,10 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "tracer/file_locks.h"
@@ -33,8 +35,26 @@ struct OpenFd {
 std::vector<int> list_fds(pid_t pid);
 /// nullopt: it was closed meanwhile.
 std::optional<OpenFd> look_at_fd(pid_t pid, int fd);
-/// Whether two descriptors have one open file description. Throws Error.
-bool same_description(const OpenFd& a, const OpenFd& b);
+/// Which of the open file descriptions known so far a descriptor has. They are kept in the order
+/// that kcmp(2) gives them, so that a process may have thousands of one file.
+class DescriptionIndex {
+ public:
+  /// The number under which its description was added; 0: it was not. Throws Error.
+  uint32_t find(const OpenFd& open) const;
+  /// One that find() doesn't know. `number` is not 0.
+  void add(const OpenFd& open, uint32_t number);
+
+ private:
+  struct Known {
+    pid_t pid = 0;
+    int fd = 0;
+    uint32_t number = 0;
+  };
+  using File = std::tuple<dev_t, ino_t, int32_t>;  ///< with the flags
+
+  std::map<File, std::vector<Known>> by_file_;
+};
+
 bool is_terminal(const struct stat& status);
 /// The same for who needs no more of it; refers to `open`.
 SpecialFd special(const OpenFd& open);

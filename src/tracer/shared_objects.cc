@@ -8,7 +8,10 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <optional>
 #include <set>
+#include <string>
+#include <string_view>
 
 #include "base/io.h"
 #include "tracer/proc_text.h"
@@ -17,20 +20,21 @@ namespace rfork::tracer {
 
 namespace {
 
-/// A process that has one of the objects.
-struct Holder {
-  pid_t pid = 0;
-  int fd = 0;
-};
-
 /// One eventfd has one number, whatever descriptions lead to it (proc(5), since Linux 5.2); of all
 /// others kcmp(2) tells whether it is the same description.
-bool is_same(pid_t pid, const KernelObjectFd& object, const Holder& other) {
-  if (const auto id = value_of(object.info, "eventfd-id")) {
-    const auto info =
-        try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/fdinfo/{}", other.pid, other.fd));
-    return info && value_of(*info, "eventfd-id") == id;
-  }
+std::optional<std::string> eventfd_id(std::string_view info) {
+  return value_of(info, "eventfd-id");
+}
+
+/// What another process has.
+struct OtherFd {
+  pid_t pid = 0;
+  int fd = 0;
+  std::optional<std::string> eventfd_id;
+};
+
+bool is_same(pid_t pid, const KernelObjectFd& object, const OtherFd& other) {
+  if (const auto id = eventfd_id(object.info)) return other.eventfd_id == id;
   return ::syscall(SYS_kcmp, pid, other.pid, KCMP_FILE, object.fd, other.fd) == 0;
 }
 
@@ -38,9 +42,10 @@ bool is_same(pid_t pid, const KernelObjectFd& object, const Holder& other) {
 bool looked_at_before(const Inventory* earlier, const KernelObjectFd& object) {
   if (earlier == nullptr) return false;
   return std::ranges::any_of(earlier->descriptors, [&](const image::Descriptor& descriptor) {
+    if (descriptor.fd != object.fd) return false;
     const image::Description* const description =
         image::find_id(earlier->descriptions, descriptor.description);
-    return descriptor.fd == object.fd && description != nullptr && description->path == object.link;
+    return description != nullptr && description->path == object.link;
   });
 }
 
@@ -81,9 +86,14 @@ void refuse_shared_objects(Inventory& inventory, const InventoryInput& input,
     for (const int fd : try_list_numbers(directory).value_or(std::vector<int>())) {
       const auto link = try_read_link(fmt::format("{}/{}", directory, fd));
       if (!link || !link->starts_with("anon_inode:")) continue;
+      OtherFd other{pid, fd, {}};
+      if (*link == "anon_inode:[eventfd]") {
+        const auto info = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/fdinfo/{}", pid, fd));
+        other.eventfd_id = eventfd_id(info.value_or(""));
+      }
       for (const KernelObjectFd& object : objects) {
         if (object.link != *link || refused.contains(object.fd) ||
-            !is_same(input.pid, object, {pid, fd}) ||
+            !is_same(input.pid, object, other) ||
             (input.leave_children && descends_from(pid, input.pid))) {
           continue;
         }
