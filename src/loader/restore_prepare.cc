@@ -70,9 +70,13 @@ void Restore::State::find_files() {
     ::setrlimit(RLIMIT_NOFILE, &limit);
   }
   open_as_user();
-  helpers_.base = std::max(open_files_->highest() + 1, 3);
+  // Above what is open here, too: so none of it stands where another one goes.
+  const auto open = try_list_numbers("/proc/self/fd").value_or(std::vector<int>());
+  helpers_.base = std::max({open_files_->highest() + 1, open.empty() ? 0 : open.back() + 1, 3});
+  const size_t handed =
+      snapshot_.files.size() + snapshot_.objects.size() + snapshot_.descriptions.size() + 64;
   const std::string cwd = std::move(settings_.cwd);
-  settings_ = process_settings(process_, helpers_.base + static_cast<int>(wanted), findings_);
+  settings_ = process_settings(process_, helpers_.base + static_cast<int>(handed), findings_);
   settings_.cwd = cwd;
 }
 
@@ -204,15 +208,16 @@ void Restore::State::fill_header() {
 }
 
 void Restore::State::expect_vdso() {
+  std::vector<Range> vdso;  // several where a part of it has another protection
+  for (const image::Mapping& mapping : process_.mappings) {
+    if (mapping.kind == image::Mapping::Kind::vdso) vdso.push_back(mapping.range);
+  }
   uint64_t offset = 0;
   for (const image::DataRun& run : metadata_.runs) {
-    for (const image::Mapping& mapping : process_.mappings) {
-      if (mapping.kind != image::Mapping::Kind::vdso ||
-          run.target != image::DataRun::Target::memory)
-        continue;
-      if (!mapping.range.contains(run.range)) continue;
-      vdso_runs_.push_back({offset, run.range.size(), run.range.start - mapping.range.start});
-      vdso_carried_.resize(mapping.range.size());
+    for (const Range& part : vdso) {
+      if (run.target != image::DataRun::Target::memory || !part.contains(run.range)) continue;
+      vdso_runs_.push_back({offset, run.range.size(), run.range.start - part.start});
+      vdso_carried_.resize(part.size());
     }
     offset += image::padded_size(run);
   }

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstring>
+#include <functional>
 #include <tuple>
 
 #include "base/clock.h"
@@ -46,17 +47,17 @@ uint64_t padded_total(const std::vector<Piece>& pieces) {
 // The memory layout that was examined has changed in what a fork does not copy, between then and
 // the freeze.
 bool fork_would_lose(const std::vector<MapsLine>& maps, const std::vector<MapsLine>& copied,
-                     const std::vector<Range>& not_forked) {
-  const auto known = [&](const Range& range) {
-    return std::any_of(not_forked.begin(), not_forked.end(),
-                       [&](const Range& other) { return other.overlaps(range); });
+                     std::vector<Range> not_forked) {
+  std::ranges::sort(not_forked, {}, &Range::start);
+  // In ranges in order, none of which overlaps another.
+  const auto is_in = [](const auto& ranges, const auto& range_of, const Range& range) {
+    const auto at = std::ranges::partition_point(
+        ranges, [&](const Range& one) { return one.end <= range.start; }, range_of);
+    return at != ranges.end() && std::invoke(range_of, *at).overlaps(range);
   };
-  const auto in_copy = [&](const Range& range) {
-    return std::any_of(copied.begin(), copied.end(),
-                       [&](const MapsLine& line) { return line.range.overlaps(range); });
-  };
-  return std::any_of(maps.begin(), maps.end(), [&](const MapsLine& line) {
-    return !in_copy(line.range) && !known(line.range);
+  return std::ranges::any_of(maps, [&](const MapsLine& line) {
+    return !is_in(copied, &MapsLine::range, line.range) &&
+           !is_in(not_forked, std::identity(), line.range);
   });
 }
 
