@@ -11,6 +11,7 @@ watches     a watched file that is gone: its watch ends as if the file had been 
 marks       a file marked by fanotify that is gone: said; unread events become FAN_Q_OVERFLOW, and no others
 tail        tail -f
 streams     standard streams that were one: a terminal is the caller's three, `2>&1` stays as it is
+many        nearly half as many descriptors as the hard limit allows, most of one file
 """
 
 import os
@@ -247,13 +248,34 @@ os.write(1, sys.stdin.readline().encode())
     expect(ended.err.endswith("err "), f"its standard error is {ended.err!r}")
 
 
+def many(world):
+    code = """
+fds = [os.open("data", os.O_RDONLY) if i % 4 else os.eventfd(i) for i in range(900)]
+for i, fd in enumerate(fds):
+    if i % 4: os.lseek(fd, i % 8, os.SEEK_SET)
+copies = [os.dup(fd) for fd in fds[:20]]
+ready()
+print(all(os.read(fd, 8) == (struct.pack("Q", i) if i % 4 == 0 else b"0123456789"[i % 8:][:8])
+          for i, fd in enumerate(fds) if i != 0))
+print(all(os.lseek(copies[i], 0, os.SEEK_CUR) == 10 for i in range(20) if i % 4 > 1))
+"""
+    (world.folder / "data").write_text("0123456789")
+    own(world, "data")
+    limit = ["prlimit", "--nofile=2000:2000"]
+    program = world.start([*limit, "/usr/bin/python3", "-c", PREAMBLE + code])
+    expect(program.line().startswith("ready"), "it isn't ready")
+    image = capture(world, program)
+    world.go()
+    world.run([*limit, world.program("rfork-run"), image]).expect(0, out="True\nTrue\n")
+
+
 def own(world, name):
     if world.drop:
         os.chown(world.folder / name, harness.ORDINARY, harness.ORDINARY)
 
 
 CASES = {"replaced": replaced, "cut": cut, "grown": grown, "changed": changed, "fifo": fifo, "one-end": one_end,
-         "watches": watches, "marks": marks, "tail": tail, "streams": streams}
+         "watches": watches, "marks": marks, "tail": tail, "streams": streams, "many": many}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")
