@@ -136,11 +136,11 @@ void Restore::State::add_last_steps(const ThreadPlanInput& input) {
   add_dumpable(*plan_, process_);
   add_process_settings(*plan_, attributes_, process_.settings);
   // A POSIX lock is lost when any descriptor of its file is closed.
-  plan_->call(SYS_close_range,
-              {static_cast<uint64_t>(helpers_.base + kFirstOfImage), UINT32_MAX, 0},
+  plan_->call(SYS_close_range, {static_cast<uint64_t>(first_of_image_), UINT32_MAX, 0},
               "close the restore's descriptors");
   open_files_->add_locks(*plan_, OpenFiles::Locks::free);
   plan_->op(OpKind::ready, {}, "wait to be let go");
+  if (held_.line() >= 0) held_.add_taking(*plan_, helpers_.base + kHolder);
   add_timers(*plan_, process_);
   start_posix_timers(*plan_, process_, timers);
   open_files_->add_timers(*plan_);
