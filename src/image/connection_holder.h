@@ -7,6 +7,7 @@
 // by their SO_COOKIE.
 //
 //   rfork-trace ── hold, … ──▶ holder        each is answered by `done`
+//               ── prepare ──▶               `done`; rfork-trace then stops the original
 //               ── commit ──▶                the holder ends the original: `done`
 //   rfork-run   ── want, … ──▶               answered by `given`, or by `refused`
 //   child       ── taken ──▶                 the holder lets go
@@ -31,7 +32,9 @@ inline constexpr size_t kMostHeldAtOnce = 200;
 struct HolderMessage {
   enum class Word : uint32_t {
     hold = 1,  ///< these sockets
-    commit,    ///< end the process of the pidfd that is passed, and keep them
+    prepare,   ///< the original is that of the pidfd that is passed, and about to be stopped;
+               ///< `number`: 1 if it was stopped before
+    commit,    ///< end it, and keep them
     done,
     want,     ///< the sockets with these cookies
     given,    ///< here they are, in the order of the request

@@ -38,8 +38,8 @@ class HeldConnections {
 
   /// The connection to the holder, which the child gets; -1: there is none.
   int line() const { return line_.get(); }
-  /// The child's own call, the first after GO: from then on the sockets are its own. `line`: as the
-  /// child numbers it.
+  /// The child's own call, after GO: from then on the sockets are its own. `line`: as the child
+  /// numbers it.
   void add_taking(PlanWriter& plan, int line) const;
   /// The child runs.
   void let_go() { line_.reset(); }

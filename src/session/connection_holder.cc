@@ -117,12 +117,25 @@ void ConnectionHolder::hold(const std::vector<tracer::KeptSocket>& sockets, uid_
   }
 }
 
-void ConnectionHolder::end_original(pid_t original) {
+void ConnectionHolder::prepare(pid_t original, bool stopped) {
   const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, original, 0)));
   if (!process) throw ProcessGone(original);
   HolderMessage message;
-  message.word = Word::commit;
+  message.word = Word::prepare;
+  message.number = stopped ? 1 : 0;
   const bool sent = image::send_to_holder(line_.get(), message, {process.get()});
+  const auto answer = sent ? image::receive_of_holder(line_.get()) : std::nullopt;
+  if (answer && answer->message.word == Word::done) return;
+  throw Refusal(Failure::internal,
+                fmt::format("process {}, which is to hold the TCP connections of {}, has ended; {} "
+                            "goes on",
+                            described_.pid, original, original));
+}
+
+void ConnectionHolder::end_original(pid_t original) {
+  HolderMessage message;
+  message.word = Word::commit;
+  const bool sent = image::send_to_holder(line_.get(), message, {});
   const auto answer = sent ? image::receive_of_holder(line_.get()) : std::nullopt;
   if (answer && answer->message.word == Word::done) return;
   const std::string why = answer ? std::strerror(answer->message.number) : "it has ended";

@@ -31,6 +31,8 @@ constexpr int kLine = 3, kListening = 4;
 
 class Holder {
  public:
+  Holder(UniqueFd line, UniqueFd listening)
+      : line_(std::move(line)), listening_(std::move(listening)) {}
   /// While rfork-trace lives and has not committed. False: there is nothing to hold.
   bool obey();
   /// Until all are taken on.
@@ -38,7 +40,8 @@ class Holder {
 
  private:
   bool take_in(ReceivedHolderMessage& received);
-  bool commit(const ReceivedHolderMessage& received);
+  bool prepare(ReceivedHolderMessage& received);
+  bool commit();
   void meet_next();
   void hear_taker();
   void give(const HolderMessage& wanted);
@@ -46,8 +49,9 @@ class Holder {
   /// Ends what the taker has begun; what was given to it and not taken is held again.
   void forget_taker();
 
-  UniqueFd line_{kLine};
-  UniqueFd listening_{kListening};
+  UniqueFd line_, listening_;
+  UniqueFd original_;                  ///< a pidfd
+  bool stays_stopped_ = false;         ///< by job control
   uid_t owner_ = 0;                    ///< of the process that had the sockets
   std::map<uint64_t, UniqueFd> held_;  ///< by SO_COOKIE
   UniqueFd taker_;
@@ -61,13 +65,29 @@ void answer(int socket, Word word, int number = 0) {
   (void)image::send_to_holder(socket, message, {});
 }
 
+bool signal_process(const UniqueFd& process, int signal) {
+  return ::syscall(SYS_pidfd_send_signal, process.get(), signal, nullptr, 0) == 0;
+}
+
 bool Holder::obey() {
   answer(line_.get(), Word::done, ::getpid());
   while (auto received = image::receive_of_holder(line_.get())) {
-    if (received->message.word == Word::commit) return commit(*received);
-    if (!take_in(*received)) return false;
+    const Word word = received->message.word;
+    if (word == Word::commit) return commit();
+    if (!(word == Word::prepare ? prepare(*received) : take_in(*received))) break;
   }
-  return false;  // rfork-trace has ended, and its original goes on
+  // rfork-trace has ended, and its original goes on. SIGCONT takes back a SIGSTOP that is pending,
+  // too.
+  if (original_ && !stays_stopped_) signal_process(original_, SIGCONT);
+  return false;
+}
+
+bool Holder::prepare(ReceivedHolderMessage& received) {
+  if (received.passed.size() != 1) return false;
+  original_ = std::move(received.passed[0]);
+  stays_stopped_ = received.message.number != 0;
+  answer(line_.get(), Word::done);
+  return true;
 }
 
 bool Holder::take_in(ReceivedHolderMessage& received) {
@@ -82,10 +102,9 @@ bool Holder::take_in(ReceivedHolderMessage& received) {
 }
 
 // Whoever comes before the answer waits in the queue.
-bool Holder::commit(const ReceivedHolderMessage& received) {
+bool Holder::commit() {
   constexpr int kBacklog = 16;
-  const bool ready = received.passed.size() == 1 && ::listen(listening_.get(), kBacklog) == 0;
-  if (!ready || ::syscall(SYS_pidfd_send_signal, received.passed[0].get(), SIGKILL, nullptr, 0)) {
+  if (::listen(listening_.get(), kBacklog) != 0 || !signal_process(original_, SIGKILL)) {
     HolderMessage message;
     message.word = Word::refused;
     message.why = Why::failed;
@@ -95,6 +114,7 @@ bool Holder::commit(const ReceivedHolderMessage& received) {
   }
   answer(line_.get(), Word::done);
   line_.reset();
+  original_.reset();
   return true;
 }
 
@@ -168,6 +188,12 @@ void Holder::forget_taker() {
 
 }  // namespace
 
+int hold_connections(UniqueFd line, UniqueFd listening) {
+  Holder holder(std::move(line), std::move(listening));
+  if (holder.obey()) holder.serve();
+  return 0;
+}
+
 int hold_connections() {
   ::prctl(PR_SET_NAME, "rfork-holder");
   rlimit limit{};
@@ -178,9 +204,7 @@ int hold_connections() {
   for (const int fd : {kLine, kListening}) {
     if (::fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) return 1;
   }
-  Holder holder;
-  if (holder.obey()) holder.serve();
-  return 0;
+  return hold_connections(UniqueFd(kLine), UniqueFd(kListening));
 }
 
 }  // namespace rfork::session

@@ -29,13 +29,18 @@ std::vector<int> kept_descriptors(const image::Snapshot& snapshot) {
 }
 
 /// The file is complete. Nobody shall run it while the original goes on.
-void commit(ConnectionHolder& holder, pid_t pid, const std::string& path) {
+void commit(ConnectionHolder& holder, tracer::Capture& capture, pid_t pid,
+            const std::string& path) {
   try {
+    holder.prepare(pid, capture.snapshot().processes[0].stop_signal != 0);
+    capture.hold_original();
     holder.end_original(pid);
-  } catch (const Refusal& refusal) {
+  } catch (const std::exception& error) {
+    const auto* const refusal = dynamic_cast<const Refusal*>(&error);
     struct stat status {};
     const bool regular = ::stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode);
-    if (refusal.failure() != Failure::in_doubt && regular) ::unlink(path.c_str());
+    const bool ended = refusal != nullptr && refusal->failure() == Failure::in_doubt;
+    if (!ended && regular) ::unlink(path.c_str());
     throw;
   }
 }
@@ -70,7 +75,7 @@ Saved save_image(pid_t pid, const tracer::Options& wanted, const std::string& pa
   }
   file.write(encoder.trailer());
   file.finish();
-  if (holder) commit(*holder, pid, path);
+  if (holder) commit(*holder, capture, pid, path);
   if (options.move) capture.end_original();
   Saved saved{
       encoder.total_size(), capture.paused().count(), clock_ns(CLOCK_MONOTONIC) - started, 0, {}};
