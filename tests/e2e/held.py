@@ -6,6 +6,7 @@ bulk:    large queues both ways, and more that comes while the image lies there:
 half:    half-closed connections, either way.
 server:  a server with its listening socket, without SO_REUSEADDR, and 300 connections.
 redis:   a program that nobody here wrote.
+ssh:     a client of ssh, mid-session.
 exec:    an image that runs by itself.
 killed:  rfork-run is killed between taking and running; the next one works, and the one behind it is refused.
 ended:   the holder is ended: the other end sees it, and rfork-run refuses by name.
@@ -328,6 +329,28 @@ def command(end, text, answer):
     expect(said == answer, f"{answer} was expected, {said} came")
 
 
+def ssh_client(world):
+    import ssh
+    folder = ssh.Sshd(world).folder
+    data, back = world.folder / "data", world.folder / "back"
+    data.write_bytes(random.Random(1).randbytes(64 << 20))
+    with open(data, "rb") as source, open(back, "wb") as sink, open(world.folder / "said", "wb") as said:
+        client = world.start(["ssh", "-F", folder / "ssh_config", "there", "cat; echo ended >&2; exit 7"],
+                             stdin=source, stdout=sink, stderr=said)
+    pid = client.pid
+    for turn in range(2):
+        seen = back.stat().st_size
+        harness.wait_until(lambda: back.stat().st_size > seen + (1 << 20), "bytes come back")
+        move(world, pid, world.folder / f"image-{turn}.rfork")
+        if turn == 0:
+            expect(client.wait().code == -signal.SIGKILL, "the original has ended")
+            expect(back.stat().st_size < data.stat().st_size, "it was in the middle")
+            pid = run(world, world.folder / "image-0.rfork")
+    world.run([world.program("rfork-run"), world.folder / "image-1.rfork"]).expect(7)
+    expect(back.read_bytes() == data.read_bytes(), "all came back as it was")
+    expect((world.folder / "said").read_text() == "ended\n", "what the session said is there")
+
+
 def self_running(world):
     peer = Peer(world, TALK)
     image = world.folder / "job"
@@ -482,7 +505,8 @@ def stopped(pid):
         return False
 
 
-CASES = {"talk": talk, "bulk": bulk, "half": half, "server": server, "redis": redis, "exec": self_running,
+CASES = {"talk": talk, "bulk": bulk, "half": half, "server": server, "redis": redis, "ssh": ssh_client,
+         "exec": self_running,
          "killed": killed, "ended": ended, "refused": refused, "trace": trace}
 
 if __name__ == "__main__":
