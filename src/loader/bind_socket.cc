@@ -85,7 +85,7 @@ bool Binding::refuse(int error) const {
 void Binding::refuse_kept() const {
   const std::string what =
       fmt::format("{} is a TCP connection to {}, which can't be kept {}: ", words(),
-                  address_words(socket_.peer), options_.where);
+                  socket_.peer.empty() ? "elsewhere" : address_words(socket_.peer), options_.where);
   if (options_.held != nullptr && options_.held->named()) {
     return findings_.refuse(what + options_.held->why_not(), drop_advice(number_));
   }

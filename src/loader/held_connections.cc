@@ -50,8 +50,8 @@ std::string refusal_words(Why why, int32_t pid) {
 
 }  // namespace
 
-HeldConnections::HeldConnections(const image::Snapshot& snapshot) {
-  if (!snapshot.holder || !has_kept(snapshot)) return;
+HeldConnections::HeldConnections(const image::Snapshot& snapshot, bool wanted) {
+  if (!wanted || !snapshot.holder || !has_kept(snapshot)) return;
   named_ = true;
   holder_ = *snapshot.holder;
   const std::string& boot = snapshot.host.boot_id;

@@ -22,16 +22,16 @@ namespace rfork::loader {
 
 class HeldConnections {
  public:
-  /// Finds the holder that the image names, if it names one. As whoever calls this: the holder
-  /// gives nothing to others than its own user and root.
-  explicit HeldConnections(const image::Snapshot& snapshot);
+  /// Finds the holder that the image names, if it names one and that is `wanted`. As whoever calls
+  /// this: the holder gives nothing to others than its own user and root.
+  HeldConnections(const image::Snapshot& snapshot, bool wanted);
 
   /// Asks for the sockets with these cookies: all, or none. As the child's user, who has no right
   /// to another's connections.
   void ask_for(std::vector<uint64_t> cookies);
   /// The socket with that cookie; empty if it wasn't given.
   UniqueFd take(uint64_t cookie);
-  /// Whether the image names a holder.
+  /// Whether there is one to be asked, or was.
   bool named() const { return named_; }
   /// Why nothing is given: `process 4711 …`.
   const std::string& why_not() const { return why_not_; }

@@ -30,7 +30,7 @@ Restore::State::State(const image::Metadata& metadata, const Options& options)
       options_(options),
       here_(image::this_host()),
       kernel_(kernel_vdso()),
-      held_(snapshot_) {
+      held_(snapshot_, options.take_held) {
   check_image();
   user_ = target_user(process_, options_, findings_);
   segments_ = std::make_unique<SysvSegments>(snapshot_, options_, user_, findings_);

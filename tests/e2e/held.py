@@ -11,6 +11,7 @@ exec:    an image that runs by itself.
 killed:  rfork-run is killed between taking and running; the next one works, and the one behind it is refused.
 ended:   the holder is ended: the other end sees it, and rfork-run refuses by name.
 refused: copies, other network namespaces and boots, other users.
+other:   root moves and restores an ordinary user's process; that user himself gets nothing from root's holder.
 trace:   rfork-trace is killed at any moment.
 """
 
@@ -461,6 +462,31 @@ def stranger(world, image):
     expect(said == "7 3 0\n", f"it is refused, for it isn't allowed: {said}")
 
 
+def other(world):
+    if not world.root:
+        raise harness.Skip("only root moves another user's process")
+    user = ["setpriv", f"--reuid={harness.ORDINARY}", f"--regid={harness.ORDINARY}", "--clear-groups"]
+    world.folder.chmod(0o777)
+    world.drop = user
+    peer = Peer(world, TALK)
+    world.drop = []
+    image = world.folder / "image.rfork"
+    holder = move(world, peer.pid, image)
+    peer.say("meanwhile")
+    copied = world.folder / "copied.rfork"
+    copied.write_bytes(image.read_bytes())
+    os.chown(copied, harness.ORDINARY, harness.ORDINARY)
+    world.drop = user
+    said = world.run([world.program("rfork-run"), copied])
+    said.refused(REFUSED, f"descriptor {peer.fd} is a TCP connection to 127.0.0.1:",
+                 f"process {holder} gives it to its own user and root only")
+    world.drop = []
+    pid = run(world, image)
+    peer.hears("heard meanwhile")
+    expect(os.stat(f"/proc/{pid}").st_uid == harness.ORDINARY, "the child is the user's")
+    peer.end.close()
+
+
 def trace(world):
     """Either the original talks on and nobody holds anything, or it is in the file and can go on."""
     seed = int(os.environ.get("RFORK_TEST_SEED", random.randrange(1 << 30)))
@@ -507,7 +533,7 @@ def stopped(pid):
 
 CASES = {"talk": talk, "bulk": bulk, "half": half, "server": server, "redis": redis, "ssh": ssh_client,
          "exec": self_running,
-         "killed": killed, "ended": ended, "refused": refused, "trace": trace}
+         "killed": killed, "ended": ended, "refused": refused, "other": other, "trace": trace}
 
 if __name__ == "__main__":
     os.environ.pop("RFORK_KEY", None)
