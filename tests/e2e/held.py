@@ -8,16 +8,12 @@ server:  a server with its listening socket, without SO_REUSEADDR, and 300 conne
 redis:   a program that nobody here wrote.
 ssh:     a client of ssh, mid-session.
 exec:    an image that runs by itself.
-killed:  rfork-run is killed between taking and running; the next one works, and the one behind it is refused.
-ended:   the holder is ended: the other end sees it, and rfork-run refuses by name.
-refused: copies, other network namespaces and boots, other users.
-other:   root moves and restores an ordinary user's process; that user himself gets nothing from root's holder.
-trace:   rfork-trace is killed at any moment.
 """
 
-import json
+import hashlib
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +21,8 @@ import sys
 import time
 
 import harness
-from harness import CANNOT_CARRY, REFUSED, USAGE, expect
+import ssh
+from harness import expect
 
 TALK = """
 import socket, sys
@@ -197,7 +194,6 @@ def bulk(world):
     world.go()
     finish_bulk(peer.end, data, sent, received)
     harness.wait_until(lambda: (world.folder / "read").exists(), "the child has read all")
-    import hashlib
     count, digest = (world.folder / "read").read_text().split()
     expect(int(count) == len(data) and digest == hashlib.sha256(data).hexdigest(), "the child read what was written")
     written = b"".join(hashlib.sha256(b"%d" % i).digest() for i in range(size // 32))
@@ -288,7 +284,6 @@ def server(world):
 
 
 def redis(world):
-    import shutil
     if not shutil.which("redis-server"):
         raise harness.Skip("redis-server isn't installed")
     probe = socket.create_server(("127.0.0.1", 0))
@@ -331,7 +326,6 @@ def command(end, text, answer):
 
 
 def ssh_client(world):
-    import ssh
     folder = ssh.Sshd(world).folder
     data, back = world.folder / "data", world.folder / "back"
     data.write_bytes(random.Random(1).randbytes(64 << 20))
@@ -362,178 +356,8 @@ def self_running(world):
     peer.end.close()
 
 
-def killed(world):
-    peer = Peer(world, TALK)
-    image = world.folder / "image.rfork"
-    holder = move(world, peer.pid, image)
-    peer.say("meanwhile")
-    data = image.read_bytes()
-    for turn in range(3):
-        # It has all but the end of the image: the connection is taken, and nothing runs yet.
-        before = harness.processes()
-        half_run = subprocess.Popen(world.drop + [world.program("rfork-run"), "-"], stdin=subprocess.PIPE,
-                                    stderr=subprocess.DEVNULL, cwd=world.folder)
-        half_run.stdin.write(data[:-64 if turn else -4096])
-        half_run.stdin.flush()
-        harness.wait_until(lambda: harness.children_of(half_run.pid), "the child is being made")
-        if turn == 1:  # nobody else gets it meanwhile
-            said = world.run([world.program("rfork-run"), image])
-            said.refused(REFUSED, f"descriptor {peer.fd} is a TCP connection to 127.0.0.1:",
-                         f"another restore is taking it on from process {holder}")
-        half_run.kill()
-        half_run.wait()
-        harness.nothing_left(before, "the restore that was killed")
-        expect(not gone(holder), "the holder has it still")
-    run(world, image)
-    peer.hears("heard meanwhile")
-    again = [world.program("rfork-run"), image]
-    refused = world.run(again)
-    refused.refused(REFUSED, f"descriptor {peer.fd} is a TCP connection to 127.0.0.1:", "it has been taken on",
-                    str(holder), f"--drop-fd {peer.fd}")
-    without = world.run([again[0], "--drop-fd", peer.fd, image])
-    expect("Bad file descriptor" in without.err, f"the descriptor is closed: {without}")
-    peer.say("still")
-    peer.hears("heard still")
-    peer.end.close()
-
-
-def ended(world):
-    peer = Peer(world, TALK)
-    image = world.folder / "image.rfork"
-    holder = move(world, peer.pid, image)
-    os.kill(holder, signal.SIGTERM)
-    expect(peer.end.recv(1) == b"", "the connection ends with its holder")
-    said = world.run([world.program("rfork-run"), image])
-    said.refused(REFUSED, f"descriptor {peer.fd} is a TCP connection to 127.0.0.1:", f"process {holder} was ended",
-                 f"--drop-fd {peer.fd}")
-
-
-def refused(world):
-    peer = Peer(world, TALK)
-    image = world.folder / "image.rfork"
-    words = f"descriptor {peer.fd} is a socket (TCP"
-    world.trace(peer.pid, "-o", image).refused(CANNOT_CARRY, words, f"--drop-fd {peer.fd}")
-    world.trace("--keep-tcp", peer.pid, "-o", image).refused(USAGE, "--keep-tcp is for a move", "--move")
-    world.trace("--move", peer.pid, "-o", image).refused(CANNOT_CARRY, words, "--keep-tcp keeps it on this host")
-    world.trace("--move", "--keep-tcp", peer.pid, "-o", world.folder).refused(USAGE, "is a directory")
-    expect(not image.exists(), "there is no image")
-    peer.say("one")
-    peer.hears("heard one")
-    holder = move(world, peer.pid, image)
-    if os.geteuid() == 0:
-        here = world.program("rfork-run")
-        there = world.start(["true"])
-        said = subprocess.run(["unshare", "--net", *world.drop, here, image], capture_output=True, text=True, check=False)
-        result = harness.Result([here], said.returncode, said.stdout, said.stderr)
-        result.refused(REFUSED, f"process {holder} holds it in another network namespace of this host")
-        there.wait()
-    altered = world.folder / "altered.rfork"
-    subprocess.run([harness.BUILD / "tests/alter_image", image, altered, "boot",
-                    "00000000-0000-0000-0000-000000000000"], check=True)
-    if world.drop:
-        os.chown(altered, harness.ORDINARY, harness.ORDINARY)
-    said = world.run([world.program("rfork-run"), altered])
-    said.refused(REFUSED, f"descriptor {peer.fd} is a TCP connection to 127.0.0.1:", "until that is restarted")
-    stranger(world, image)
-    expect(not gone(holder), "the holder has it still")
-    run(world, image)
-    peer.say("two")
-    peer.hears("heard two")
-    peer.end.close()
-
-
-ASK = """
-import socket, sys
-one = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-one.connect("\\0" + sys.argv[1])
-message, passed, _, _ = socket.recv_fds(one, 4096, 10)
-print(int.from_bytes(message[4:8], "little"), int.from_bytes(message[8:12], "little"), len(passed))
-"""
-
-
-def stranger(world, image):
-    """Another user gets nothing but the word that says so."""
-    if os.geteuid() != 0:
-        return
-    dumped = subprocess.run([harness.BUILD / "bin/rfork-dump", "--json", image], capture_output=True, check=True)
-    name = json.loads(dumped.stdout)["holder"]["name"]
-    said = subprocess.run(["setpriv", "--reuid=54399", "--regid=54399", "--clear-groups", "/usr/bin/python3", "-c", ASK,
-                           name], capture_output=True, text=True, check=True).stdout
-    expect(said == "7 3 0\n", f"it is refused, for it isn't allowed: {said}")
-
-
-def other(world):
-    if not world.root:
-        raise harness.Skip("only root moves another user's process")
-    user = ["setpriv", f"--reuid={harness.ORDINARY}", f"--regid={harness.ORDINARY}", "--clear-groups"]
-    world.folder.chmod(0o777)
-    world.drop = user
-    peer = Peer(world, TALK)
-    world.drop = []
-    image = world.folder / "image.rfork"
-    holder = move(world, peer.pid, image)
-    peer.say("meanwhile")
-    copied = world.folder / "copied.rfork"
-    copied.write_bytes(image.read_bytes())
-    os.chown(copied, harness.ORDINARY, harness.ORDINARY)
-    world.drop = user
-    said = world.run([world.program("rfork-run"), copied])
-    said.refused(REFUSED, f"descriptor {peer.fd} is a TCP connection to 127.0.0.1:",
-                 f"process {holder} gives it to its own user and root only")
-    world.drop = []
-    pid = run(world, image)
-    peer.hears("heard meanwhile")
-    expect(os.stat(f"/proc/{pid}").st_uid == harness.ORDINARY, "the child is the user's")
-    peer.end.close()
-
-
-def trace(world):
-    """Either the original talks on and nobody holds anything, or it is in the file and can go on."""
-    seed = int(os.environ.get("RFORK_TEST_SEED", random.randrange(1 << 30)))
-    print(f"RFORK_TEST_SEED={seed}")
-    chance = random.Random(seed)
-    peer = Peer(world, TALK)
-    pid, moved = peer.pid, 0
-    longest = 0.05
-    for turn in range(40):
-        image = world.folder / f"image-{turn}.rfork"
-        before = harness.processes()
-        started = time.monotonic()
-        tracing = world.start_trace(pid, "--move", "--keep-tcp", "-o", image)
-        if turn % 8 == 0:
-            tracing.wait().expect(0)
-            longest = (time.monotonic() - started) * 1.1
-        else:
-            time.sleep(chance.random() * longest)
-            tracing.kill()
-        if turn == 0:
-            expect(peer.process.wait().code == -signal.SIGKILL, "the original has ended")
-        harness.wait_until(lambda: not stopped(pid), "the original goes on or has ended")
-        peer.say(f"turn {turn}")
-        time.sleep(0.02)
-        if gone(pid):
-            moved += 1
-            pid = run(world, image)
-        else:
-            harness.nothing_left(before, "a move that was cut off")
-        peer.hears(f"heard turn {turn}")
-        peer.say("and")
-        peer.hears("heard and")
-        image.unlink(missing_ok=True)
-    expect(moved >= 5, f"{moved} of 40 were moved")
-    peer.end.close()
-
-
-def stopped(pid):
-    try:
-        return open(f"/proc/{pid}/stat", encoding="utf-8").read().rpartition(")")[2].split()[0] in "tT"
-    except OSError:
-        return False
-
-
 CASES = {"talk": talk, "bulk": bulk, "half": half, "server": server, "redis": redis, "ssh": ssh_client,
-         "exec": self_running,
-         "killed": killed, "ended": ended, "refused": refused, "other": other, "trace": trace}
+         "exec": self_running}
 
 if __name__ == "__main__":
     os.environ.pop("RFORK_KEY", None)
