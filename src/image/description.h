@@ -119,6 +119,8 @@ struct Socket {
   Bytes filter;                  ///< struct sock_filter[]; empty: none
   uint64_t left = 0;             ///< bytes of memory that is queued and doesn't travel (of packets)
   uint64_t cookie = 0;           ///< SO_COOKIE: one number for one socket of a running kernel
+  /// A TCP connection to elsewhere, of which nothing is carried: the child has this very socket.
+  bool kept = false;
 };
 
 /// An end of a pseudo-terminal, pty(7), whose both ends are the process's own. Modes and size are

@@ -172,6 +172,7 @@ void visit_fields(auto& visit, Is<Socket> auto& x) {
   visit("filter", x.filter);
   visit("left", x.left);
   visit("cookie", x.cookie);
+  visit.later("kept", x.kept);
 }
 
 void visit_fields(auto& visit, Is<PseudoTerminal> auto& x) {
@@ -432,6 +433,12 @@ void visit_fields(auto& visit, Is<Process> auto& x) {
   visit("descriptors", x.descriptors);
 }
 
+void visit_fields(auto& visit, Is<ConnectionHolder> auto& x) {
+  visit("name", x.name);
+  visit("pid", x.pid);
+  visit("network_namespace", x.network_namespace);
+}
+
 /// All of a snapshot but its lists and its host.
 void visit_head(auto& visit, Is<Snapshot> auto& x) {
   visit("realtime_ns", x.realtime_ns);
@@ -440,6 +447,7 @@ void visit_head(auto& visit, Is<Snapshot> auto& x) {
   visit("moved", x.moved);
   visit("thin", x.thin);
   visit.later("drop_attributes", x.drop_attributes);
+  visit.later("holder", x.holder);
 }
 
 void visit_fields(auto& visit, Is<Snapshot> auto& x) {

@@ -326,6 +326,14 @@ struct Process {
   std::vector<RangePolicy> memory_policies;  ///< by address, each within a mapping
 };
 
+/// A process on the origin's host that has the sockets of a moved process which are `kept`, until
+/// they are taken on: connection_holder.h.
+struct ConnectionHolder {
+  std::string name;  ///< of its unix socket, in the abstract namespace, without the leading zero
+  int32_t pid = 0;   ///< as the origin's rfork-trace saw it: for a person
+  uint64_t network_namespace = 0;  ///< inode of the one in which the name is known
+};
+
 /// A snapshot without its pages.
 struct Snapshot {
   Host host;
@@ -335,6 +343,7 @@ struct Snapshot {
   bool thin = false;        ///< clean pages and contents of named files were left out
   /// What needs a privilege that the restorer lacks may stay as it is there.
   bool drop_attributes = false;
+  std::optional<ConnectionHolder> holder;
   std::vector<File> files;
   std::vector<Object> objects;
   std::vector<Description> descriptions;

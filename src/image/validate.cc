@@ -252,6 +252,10 @@ void validate(const Snapshot& snapshot) {
   }
   validate_attachments(snapshot);
   validate_numbers(snapshot);
+  constexpr size_t kMostHolderName = 100;  // struct sockaddr_un
+  require(!snapshot.holder ||
+              (!snapshot.holder->name.empty() && snapshot.holder->name.size() <= kMostHolderName),
+          NoteType::snapshot, "the holder of connections has a wrong name");
 }
 
 void validate_runs(const Snapshot& snapshot, std::span<const DataRun> runs) {

@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "base/value_in.h"
+#include "loader/held_connections.h"
 #include "loader/internet_name.h"
 #include "loader/socket_settings.h"
 
@@ -55,6 +56,7 @@ class Binding {
     return ::bind(made_.fd.get(), address, static_cast<socklen_t>(name.size())) == 0 ? 0 : errno;
   }
   bool refuse(int error) const;
+  void refuse_kept() const;
   std::string words() const { return fmt::format("descriptor {}", number_); }
 
   const Socket& socket_;
@@ -78,6 +80,17 @@ bool Binding::refuse(int error) const {
     findings_.refuse(what + ": " + std::strerror(error), drop);
   }
   return false;
+}
+
+void Binding::refuse_kept() const {
+  const std::string what =
+      fmt::format("{} is a TCP connection to {}, which can't be kept {}: ", words(),
+                  socket_.peer.empty() ? "elsewhere" : address_words(socket_.peer), options_.where);
+  if (options_.held != nullptr && options_.held->named()) {
+    return findings_.refuse(what + options_.held->why_not(), drop_advice(number_));
+  }
+  findings_.refuse(what + "only a move within one host takes it from the original",
+                   "leave --keep-tcp out, or " + drop_advice(number_));
 }
 
 bool Binding::make_plain() {
@@ -228,11 +241,7 @@ class SharedPort {
 BoundSocket Binding::make() {
   if (take_original(made_, socket_, number_, options_)) return std::move(made_);
   if (is_kept_connection(socket_)) {
-    findings_.refuse(
-        fmt::format("{} is a TCP connection to {}, which can't be kept {}: only a move "
-                    "within one host takes it from the original",
-                    words(), address_words(socket_.peer), options_.where),
-        "leave --keep-tcp out, or " + drop_advice(number_));
+    refuse_kept();
     return {};
   }
   if (!make_plain()) return {};
@@ -279,6 +288,11 @@ int connect_to(int fd, const BoundSocket& bound, const Bytes& name) {
 // Its other holder is frozen, and about to end.
 bool take_original(BoundSocket& made, const Socket& socket, int number,
                    const BindOptions& options) {
+  if (socket.kept && options.held != nullptr) {
+    made.fd = options.held->take(socket.cookie);
+    made.taken = static_cast<bool>(made.fd);
+    if (made.taken) return true;
+  }
   if (options.original == 0 || socket.cookie == 0 || number < 0) return false;
   const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, options.original, 0)));
   // pidfd_getfd(2) asks for our real user's rights; an image may have but those of the child's. The
@@ -302,6 +316,7 @@ bool take_original(BoundSocket& made, const Socket& socket, int number,
 
 bool is_kept_connection(const Socket& socket) {
   const bool internet = socket.family == AF_INET || socket.family == AF_INET6;
+  if (socket.kept) return true;
   return internet && socket.type == SOCK_STREAM && !socket.peer.empty() && !socket.listening &&
          !socket.peer_gone;
 }

@@ -12,13 +12,16 @@
 
 namespace rfork::loader {
 
+class HeldConnections;
+
 struct BindOptions {
   bool any_address = false;  ///< instead of one that this host doesn't have
   /// The process that has the socket still, on this host: it is frozen, and ends when the child
   /// runs. 0: there is none.
   pid_t original = 0;
-  bool trial = false;          ///< only to see whether it can be had: nothing is left behind
-  const char* where = "here";  ///< for a person
+  HeldConnections* held = nullptr;  ///< what a holder has of it; borrowed, may be null
+  bool trial = false;               ///< only to see whether it can be had: nothing is left behind
+  const char* where = "here";       ///< for a person
 };
 
 struct BoundSocket {

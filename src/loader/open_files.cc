@@ -23,8 +23,10 @@ using plan::OpKind;
 
 namespace {
 
-BindOptions bind_options(const image::Snapshot& snapshot, const Options& options) {
+BindOptions bind_options(const image::Snapshot& snapshot, const Options& options,
+                         HeldConnections& held) {
   BindOptions bind;
+  bind.held = &held;
   bind.any_address = options.any_address;
   const std::string& boot = snapshot.host.boot_id;
   const bool same_boot =
@@ -36,7 +38,7 @@ BindOptions bind_options(const image::Snapshot& snapshot, const Options& options
 }  // namespace
 
 OpenFiles::OpenFiles(const image::Snapshot& snapshot, const Options& options, HostFiles& files,
-                     Findings& findings)
+                     HeldConnections& held, Findings& findings)
     : snapshot_(snapshot),
       process_(snapshot.processes[0]),
       options_(options),
@@ -46,7 +48,7 @@ OpenFiles::OpenFiles(const image::Snapshot& snapshot, const Options& options, Ho
       fifos_(snapshot, files, findings),
       inotify_(files),
       fanotify_(files, process_, !options.user),
-      sockets_(snapshot, bind_options(snapshot, options), findings),
+      sockets_(snapshot, bind_options(snapshot, options, held), findings),
       terminals_(snapshot, findings) {
   for (const Descriptor& descriptor : process_.descriptors) {
     highest_ = std::max(highest_, descriptor.fd);

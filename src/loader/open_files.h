@@ -11,6 +11,7 @@
 #include "image/model.h"
 #include "loader/fanotify_groups.h"
 #include "loader/fifos.h"
+#include "loader/held_connections.h"
 #include "loader/host_files.h"
 #include "loader/inotify_instances.h"
 #include "loader/kernel_objects.h"
@@ -27,7 +28,7 @@ class OpenFiles {
   /// Opens or checks everything that the process's descriptors name; what can't be had becomes
   /// reasons in `findings`.
   OpenFiles(const image::Snapshot& snapshot, const Options& options, HostFiles& files,
-            Findings& findings);
+            HeldConnections& held, Findings& findings);
 
   /// Highest number that the image wants.
   int highest() const { return highest_; }

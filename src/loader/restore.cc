@@ -150,6 +150,7 @@ void Restore::go() {
   state_->channel_->send(message);
   state_->channel_->await(plan::MessageKind::running, "the child to run");
   state_->released_ = true;
+  state_->held_.let_go();
   state_->await_leaving();
 }
 

@@ -69,6 +69,8 @@ struct Options {
   bool drop_attributes = false;
   /// Sockets whose address this host doesn't have are bound to any address.
   bool any_address = false;
+  /// Connections that the image's holder has are taken on: for who runs a file of this host.
+  bool take_held = false;
   /// How long the stub may take for one step before it is given up.
   std::chrono::milliseconds step_timeout{60'000};
 };

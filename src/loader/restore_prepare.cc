@@ -29,7 +29,8 @@ Restore::State::State(const image::Metadata& metadata, const Options& options)
       process_(metadata.snapshot.processes.at(0)),
       options_(options),
       here_(image::this_host()),
-      kernel_(kernel_vdso()) {
+      kernel_(kernel_vdso()),
+      held_(snapshot_, options.take_held) {
   check_image();
   user_ = target_user(process_, options_, findings_);
   segments_ = std::make_unique<SysvSegments>(snapshot_, options_, user_, findings_);
@@ -84,7 +85,7 @@ void Restore::State::find_files() {
 void Restore::State::open_as_user() {
   const ActAs as_user(user_);
   files_ = std::make_unique<HostFiles>(snapshot_, options_, findings_);
-  open_files_ = std::make_unique<OpenFiles>(snapshot_, options_, *files_, findings_);
+  open_files_ = std::make_unique<OpenFiles>(snapshot_, options_, *files_, held_, findings_);
   if (process_.cwd_removed) removed_cwd_ = CreatedFiles::removed_directory(process_.cwd);
   if (!removed_cwd_) settings_.cwd = working_directory(process_, *files_, findings_);
 }
@@ -168,6 +169,8 @@ void Restore::State::make_plan(std::vector<image::Mapping> mappings) {
   helpers_.hand(channel_->ring_fd());
   helpers_.hand(stub_.get());
   helpers_.hand(plan_->file());
+  if (held_.line() >= 0) helpers_.hand(held_.line());
+  first_of_image_ = helpers_.base + static_cast<int>(helpers_.sources.size());
   memory_ =
       std::make_unique<MemoryPlan>(metadata_, std::move(mappings), frames_, *files_, *segments_);
   policies_->add_of_leader(*plan_);

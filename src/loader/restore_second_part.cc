@@ -136,14 +136,15 @@ void Restore::State::add_last_steps(const ThreadPlanInput& input) {
   add_dumpable(*plan_, process_);
   add_process_settings(*plan_, attributes_, process_.settings);
   // A POSIX lock is lost when any descriptor of its file is closed.
-  plan_->call(SYS_close_range,
-              {static_cast<uint64_t>(helpers_.base + kFirstOfImage), UINT32_MAX, 0},
+  plan_->call(SYS_close_range, {static_cast<uint64_t>(first_of_image_), UINT32_MAX, 0},
               "close the restore's descriptors");
   open_files_->add_locks(*plan_, OpenFiles::Locks::free);
   plan_->op(OpKind::ready, {}, "wait to be let go");
   add_timers(*plan_, process_);
   start_posix_timers(*plan_, process_, timers);
   open_files_->add_timers(*plan_);
+  // As late as its descriptor is there: what fails before leaves the connections with the holder.
+  if (held_.line() >= 0) held_.add_taking(*plan_, helpers_.base + kHolder);
   plan_->call(SYS_close_range, {static_cast<uint64_t>(helpers_.base), UINT32_MAX, 0},
               "close the restore's own descriptors");
   open_files_->add_locks(*plan_, OpenFiles::Locks::of_original);

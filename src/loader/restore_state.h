@@ -10,6 +10,7 @@
 #include "loader/address_space.h"
 #include "loader/attributes.h"
 #include "loader/channel.h"
+#include "loader/held_connections.h"
 #include "loader/host_files.h"
 #include "loader/identity.h"
 #include "loader/memory_plan.h"
@@ -28,8 +29,9 @@ namespace rfork::loader {
 
 inline constexpr uint64_t kPageSize = 4096;
 
-/// Helper descriptors that the stub knows by their order.
-enum HelperIndex { kControl, kRing, kStub, kPlan, kFirstOfImage };
+/// Helper descriptors that the stub knows by their order. The last one is there only where a holder
+/// gives connections.
+enum HelperIndex { kControl, kRing, kStub, kPlan, kHolder };
 
 /// Page data of the image's vDSO on its way through the stream.
 struct VdsoRun {
@@ -55,6 +57,7 @@ struct Restore::State {
   KernelVdso kernel_;
   std::optional<TargetUser> user_;
   std::vector<Place> places_;
+  HeldConnections held_;
   std::unique_ptr<HostFiles> files_;
   std::unique_ptr<OpenFiles> open_files_;
   std::unique_ptr<SysvSegments> segments_;
@@ -67,6 +70,7 @@ struct Restore::State {
   uint64_t vdso_place_ = 0;
   HelperFds helpers_;
   HandedFds handed_{helpers_};
+  int first_of_image_ = 0;  ///< number, in the child, of the helper descriptors behind those
   UniqueFd stub_;
   std::unique_ptr<Channel> channel_;
   std::unique_ptr<PlanWriter> plan_;

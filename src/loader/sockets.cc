@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "loader/held_connections.h"
 #include "loader/kernel_objects.h"
 #include "loader/socket_settings.h"
 
@@ -81,7 +82,9 @@ void SocketMaker::make_all() {
       }
     }
   }
+  ask_for_held();
   for (auto& [id, one] : made_) take_original(one.bound, one.socket, one.number, options_);
+  share_ports_of_kept();
   // Connections first: they borrow the names that others have for good.
   for (auto& [id, one] : made_) {
     if (is_pair(one) && !one.bound.fd) make_pair(one);
@@ -89,6 +92,15 @@ void SocketMaker::make_all() {
   for (auto& [id, one] : made_) {
     if (!one.bound.fd && !is_pair(one)) make_alone(one);
   }
+}
+
+void SocketMaker::ask_for_held() {
+  if (options_.held == nullptr) return;
+  std::vector<uint64_t> cookies;
+  for (const auto& [id, one] : made_) {
+    if (one.socket.kept) cookies.push_back(one.socket.cookie);
+  }
+  if (!cookies.empty()) options_.held->ask_for(std::move(cookies));
 }
 
 void SocketMaker::complete(const std::function<int(uint32_t)>& descriptor) {
@@ -102,6 +114,7 @@ void SocketMaker::complete(const std::function<int(uint32_t)>& descriptor) {
   each([&](Made& one) { connect_all_waiting(one); });
   say_elsewhere();
   each([&](Made& one) { finish(one); });
+  unshare_ports_of_kept();
   names_.take_back();  // now: a caller in the foreground ends without destructors
 }
 

@@ -53,6 +53,9 @@ class SocketMaker {
 
   void add(const image::Description& description, int number);
   void make_all();
+  void ask_for_held();
+  void share_ports_of_kept();
+  void unshare_ports_of_kept();
   bool is_pair(const Made& one) const;
   bool child_fills(const Made& one) const;
   bool child_fills_either(const Made& one) const;

@@ -45,6 +45,14 @@ void set_switch(int fd, int option, int value) {
   ::setsockopt(fd, SOL_SOCKET, option, &value, sizeof value);
 }
 
+/// SO_REUSEADDR as the process had it.
+void set_own_reuse(int fd, const Socket& socket) {
+  const auto reuse = std::ranges::find(socket.options, "SO_REUSEADDR", &image::SocketOption::name);
+  const bool shares =
+      reuse != socket.options.end() && !reuse->value.empty() && reuse->value[0] != std::byte{0};
+  set_switch(fd, SO_REUSEADDR, shares ? 1 : 0);
+}
+
 /// A socket that doesn't wait, with the options that decide where it may be bound.
 UniqueFd make_end(const Socket& socket, const std::string& words, Findings& findings) {
   UniqueFd fd(::socket(socket.family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, socket.protocol));
@@ -279,6 +287,22 @@ void SocketMaker::connect_waiting(Made& one, const Made& listening) {
   say_where(one);
 }
 
+/// Connections that were accepted have the port of who listens, and leave it to them for the moment
+/// in which that is bound again.
+void SocketMaker::share_ports_of_kept() {
+  for (auto& [id, one] : made_) {
+    if (!one.socket.kept || !one.bound.taken || !was_accepted(one.socket)) continue;
+    set_switch(one.fd(), SO_REUSEADDR, 1);
+    names_.note_connection(port_of(one.socket.name));
+  }
+}
+
+void SocketMaker::unshare_ports_of_kept() {
+  for (auto& [id, one] : made_) {
+    if (one.socket.kept && one.bound.taken) set_own_reuse(one.fd(), one.socket);
+  }
+}
+
 /// When all sockets have their names. What a closed end has sent is there before its end.
 void SocketMaker::finish_tcp(Made& one) {
   const int shut = one.description->shut;
@@ -292,11 +316,7 @@ void SocketMaker::finish_tcp(Made& one) {
   if (shut != 0) {
     (void)::shutdown(one.fd(), shut == 3 ? SHUT_RDWR : shut == 1 ? SHUT_RD : SHUT_WR);
   }
-  const auto reuse =
-      std::ranges::find(one.socket.options, "SO_REUSEADDR", &image::SocketOption::name);
-  const bool shares =
-      reuse != one.socket.options.end() && !reuse->value.empty() && reuse->value[0] != std::byte{0};
-  set_switch(one.fd(), SO_REUSEADDR, shares ? 1 : 0);
+  set_own_reuse(one.fd(), one.socket);
 }
 
 }  // namespace rfork::loader

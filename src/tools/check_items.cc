@@ -190,6 +190,12 @@ void Items::add_description(const Description& description, std::vector<int> des
           std::move(descriptors));
     }
     case Kind::socket:
+      if (description.socket && description.socket->kept && into_file_) {
+        return add(Fate::carried,
+                   visible(image::socket_words(*description.socket)) +
+                       ", held on this host until rfork-run takes it on",
+                   std::move(descriptors));
+      }
       return add(Fate::carried,
                  (description.socket ? visible(image::socket_words(*description.socket))
                                      : image::name_of(description.kind)) +

@@ -79,6 +79,9 @@ void print_head(const Metadata& metadata, std::FILE* out) {
   line(out, "from", "{} ({}, Linux {}), {} {}", plain(snapshot.host.name),
        plain(snapshot.host.architecture), plain(snapshot.host.kernel),
        snapshot.moved ? "moved" : "copied", utc_words(snapshot.realtime_ns));
+  if (snapshot.holder) {
+    line(out, "connections", "held on that host by process {}", snapshot.holder->pid);
+  }
   const Needs needs = needs_of(snapshot);
   line(out, "needs", "XSAVE components {}; {}; kernel: {}", xstate_words(needs.host.xcr0),
        counted(needs.host.cpu_features.size(), "CPU extension"), fmt::join(needs.abilities, ", "));

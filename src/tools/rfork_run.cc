@@ -134,6 +134,7 @@ loader::Options restore_options(const Arguments& arguments) {
   options.any_address = arguments.any_address;
   options.foreground = !arguments.background;
   options.as_image_user = true;
+  options.take_held = true;
   // In the background a pipe isn't kept: who reads it (a shell's $(...), ssh) would wait for the
   // child.
   const auto usable = [&](int fd) {

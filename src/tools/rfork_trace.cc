@@ -18,6 +18,7 @@
 #include "base/text.h"
 #include "session/attach.h"
 #include "session/check_process.h"
+#include "session/connection_holder.h"
 #include "session/save_image.h"
 #include "session/send_process.h"
 #include "tools/caller_report.h"
@@ -114,7 +115,7 @@ void add_options(CLI::App& app, Arguments& arguments) {
   app.add_flag("--drop-connections", arguments.drop_connections,
                "With --move: connections that nobody has accepted yet break");
   app.add_flag("--keep-tcp", arguments.keep_tcp,
-               "With --move within this host: TCP connections stay as they are");
+               "With --move on this host or into a file: TCP connections go on");
   app.add_flag("--any-address", arguments.any_address,
                "Sockets whose address isn't there get any of that host's");
   app.add_flag("--leave-children", arguments.leave_children,
@@ -165,9 +166,9 @@ void check(const Arguments& arguments) {
     usage("--attach needs an rforkd that stays, and over ssh it ends",
           "run rforkd there, or use --move, which leaves a ghost");
   }
-  if (arguments.keep_tcp && (!arguments.move || arguments.host.empty())) {
-    usage("--keep-tcp is for a move to an rforkd of this host",
-          "add --move, and name the host; into a file no connection can be kept");
+  if (arguments.keep_tcp && !arguments.move) {
+    usage("--keep-tcp is for a move: the original of a copy uses its connections itself",
+          "add --move");
   }
   if (arguments.output == "-" && arguments.move) {
     usage("--move can't be done into a pipe: nobody would know whether the other end got it all",
@@ -227,6 +228,19 @@ tracer::Options capture_options(const Arguments& arguments) {
   return options;
 }
 
+void tell_of_holder(const session::Saved& saved) {
+  std::string numbers;
+  for (const int fd : saved.kept_fds) {
+    numbers += fmt::format("{} {}", numbers.empty() ? " of descriptor" : ",", fd);
+  }
+  std::fputs(
+      fmt::format("rfork-trace: note: process {} holds the TCP connections{} until rfork-run "
+                  "takes them on; to end it breaks them\n",
+                  saved.holder, numbers)
+          .c_str(),
+      stderr);
+}
+
 void save(const Arguments& arguments) {
   tools::LoaderFront front;
   if (arguments.exec) front = tools::loader_front();
@@ -239,10 +253,10 @@ void save(const Arguments& arguments) {
   const session::Saved saved =
       session::save_image(arguments.pid, capture_options(arguments), arguments.output, front.bytes);
   if (arguments.json) {
-    const nlohmann::json result = {
-        {"pid", arguments.pid},         {"file", arguments.output},
-        {"moved", arguments.move},      {"image_bytes", saved.image_bytes},
-        {"paused_ns", saved.paused_ns}, {"total_ns", saved.total_ns}};
+    nlohmann::json result = {{"pid", arguments.pid},         {"file", arguments.output},
+                             {"moved", arguments.move},      {"image_bytes", saved.image_bytes},
+                             {"paused_ns", saved.paused_ns}, {"total_ns", saved.total_ns}};
+    if (saved.holder != 0) result["holder_pid"] = saved.holder;
     std::fputs((result.dump() + "\n").c_str(), arguments.output == "-" ? stderr : stdout);
     return;
   }
@@ -251,6 +265,7 @@ void save(const Arguments& arguments) {
                          human_duration_ns(saved.paused_ns))
                  .c_str(),
              stderr);
+  if (saved.holder != 0) tell_of_holder(saved);
 }
 
 /// Whether the process has a parent that may want to know of its end: not init.
@@ -414,6 +429,7 @@ int work_for_caller(const Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (session::is_connection_holder(argc, argv)) return session::hold_connections();
   Arguments arguments;
   CLI::App app(
       "Copies or moves a running process onto another host, or writes its image to a file.");

@@ -279,6 +279,7 @@ void Capture::State::assemble(image::Process process) {
   snapshot.moved = options.move;
   snapshot.thin = options.thin;
   snapshot.drop_attributes = options.drop_attributes;
+  if (!inventory.kept.empty()) snapshot.holder = options.holder;
   snapshot.files = inventory.files;
   snapshot.objects = inventory.objects;
   snapshot.descriptions = inventory.descriptions;
@@ -361,6 +362,10 @@ size_t Capture::read(std::span<std::byte> buffer) {
 
 std::map<uint32_t, UniqueFd> Capture::take_relays() {
   return std::move(state_->inventory.relays);
+}
+
+std::vector<KeptSocket> Capture::take_kept() {
+  return std::move(state_->inventory.kept);
 }
 
 std::chrono::nanoseconds Capture::paused() const {

@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -34,7 +35,9 @@ struct Options {
   bool drop_locks = false;        ///< accepts the loss of file locks and leases
   bool drop_connections = false;  ///< of a move: accepts that those break which nobody has accepted
   bool keep_tcp = false;  ///< of a move on this host: TCP connections to elsewhere stay as they
-                          ///< are, to be taken from the frozen original
+                          ///< are, to be taken from the frozen original, or from the `holder`
+  /// Of a move into a file: who gets what take_kept() gives.
+  std::optional<image::ConnectionHolder> holder;
   bool leave_children = false;  ///< accepts that the child has none of the process's children
   bool drop_ipc = false;        ///< accepts that SysV semaphores and queues stay where they are
   bool own_segments = false;    ///< accepts that the child has SysV segments of its own in place of
@@ -66,6 +69,12 @@ struct Inventory;
 struct OpenSocket {
   int32_t fd = 0;
   image::Socket socket;
+};
+
+/// A TCP connection that is to outlive the original.
+struct KeptSocket {
+  uint64_t cookie = 0;  ///< SO_COOKIE
+  UniqueFd fd;          ///< the very socket
 };
 
 /// What is known of a process before it is frozen.
@@ -121,6 +130,8 @@ class Capture {
 
   /// The original's own ends of what is relayed, by Description id.
   std::map<uint32_t, UniqueFd> take_relays();
+  /// Of a move into a file: the original's connections to elsewhere, for the holder.
+  std::vector<KeptSocket> take_kept();
 
   /// How long the original has been (or was) frozen.
   std::chrono::nanoseconds paused() const;

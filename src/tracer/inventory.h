@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "image/model.h"
+#include "tracer/capture.h"
 #include "tracer/proc_text.h"
 
 namespace rfork::tracer {
@@ -49,6 +50,7 @@ struct Inventory {
   std::map<uint32_t, UniqueFd> relays;          ///< the process's own end, by Description id
   std::map<dev_t, uint32_t> relayed_terminals;  ///< Description id by terminal
   std::vector<UniqueFd> connections;  ///< of a move into a file: TCP connections with itself
+  std::vector<KeptSocket> kept;       ///< of a move into a file: TCP connections to elsewhere
   std::set<ino_t> own_channels;       ///< pipes and sockets that nobody else has
   std::vector<Reason> obstacles;      ///< what can't be carried
   std::vector<SmapsEntry> smaps;      ///< what the flags of `mappings` were taken from

@@ -126,6 +126,15 @@ bool describe_terminal(Inventory& inventory, const InventoryInput& input,
   return false;
 }
 
+// How to go on where a descriptor can't be carried.
+std::string advice_without(const InventoryInput& input, const OpenFd& open) {
+  const std::string drop = fmt::format("--drop-fd {} goes on without it", open.fd);
+  if (!input.move || !S_ISSOCK(open.status.st_mode)) return drop;
+  const UniqueFd own = duplicate_descriptor(open.pid, open.fd);
+  if (!own || !is_tcp_connection(own.get())) return drop;
+  return "--keep-tcp keeps it on this host, or " + drop;
+}
+
 // Decides how a description is carried; false, with an obstacle noted, when it can't be.
 bool describe(Inventory& inventory, const InventoryInput& input, const Owned& owned,
               const Finder& find, const OpenFd& open, bool on_stdio, Description& description) {
@@ -178,7 +187,7 @@ bool describe(Inventory& inventory, const InventoryInput& input, const Owned& ow
   }
   inventory.obstacles.push_back({fmt::format("descriptor {} is {}, which can't be carried", open.fd,
                                              in_words(input.pid, special(open))),
-                                 fmt::format("--drop-fd {} goes on without it", open.fd)});
+                                 advice_without(input, open)});
   return false;
 }
 

@@ -152,11 +152,14 @@ bool check_state(Inventory& inventory, const InventoryInput& input, const OwnCha
 }
 
 /// A TCP connection to elsewhere, which the child takes as it is: nothing of it needs to be read.
-bool keep_connection(const InventoryInput& input, int own, Description& description) {
-  auto socket = describe_socket(own, input.pid, true);
+bool keep_connection(Inventory& inventory, const InventoryInput& input, UniqueFd own,
+                     Description& description) {
+  auto socket = describe_socket(own.get(), input.pid, true);
   if (!socket) return false;
   socket->connected = true;
   socket->error = false;
+  socket->kept = true;
+  if (input.into_file) inventory.kept.push_back({socket->cookie, std::move(own)});
   description.kind = Description::Kind::socket;
   description.socket = *std::move(socket);
   return true;
@@ -182,7 +185,7 @@ std::optional<bool> add_socket(Inventory& inventory, const InventoryInput& input
   if (!own) return std::nullopt;
   const TcpLink* const link = channels.tcp_link(end.end);
   if (link == nullptr && input.keep_tcp && input.move && is_tcp_connection(own.get())) {
-    return keep_connection(input, own.get(), description);
+    return keep_connection(inventory, input, std::move(own), description);
   }
   auto socket = describe_socket(own.get(), input.pid, link != nullptr);
   if (!socket) return std::nullopt;

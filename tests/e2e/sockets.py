@@ -221,7 +221,7 @@ def keep(world):
     move = ["--move", "--keep-tcp", "--no-ghost", target.pid]
     said = world.trace(*move, far.address, host=here, key=far.key)
     said.refused(REFUSED, f"descriptor {fd} is a TCP connection to 127.0.0.1:", "can't be kept there", "--keep-tcp")
-    world.trace(*move, "-o", world.folder / "image.rfork", host=here).refused(USAGE, "--keep-tcp", "--move")
+    world.trace("--keep-tcp", target.pid, far.address, host=here).refused(USAGE, "--keep-tcp", "--move")
     near = harness.Daemon(world, here)
     asks.popen.stdin.write("\n")
     asks.popen.stdin.flush()

@@ -226,6 +226,8 @@ TEST_CASE("what images of version 1 got later comes back too") {
   socket.groups = {1, 500};
   socket.filter = samples::noise(16, 5);
   socket.left = 4, socket.cookie = UINT64_MAX;
+  socket.kept = true;
+  snapshot.holder = {"rfork-held-00", 4711, 4026531840};
   snapshot.descriptions.push_back(open);
   Description master{.id = 92, .kind = Description::Kind::pseudo_terminal, .other = 92};
   master.terminal = PseudoTerminal{7, true, true, true, true, true, 3};

@@ -161,6 +161,9 @@ const Case kSharedCases[] = {
     {"a mark of no event", NoteType::descriptions, [](Snapshot& s) { mark(s).mask = 0; }},
     {"a mark that asks for permission", NoteType::descriptions,
      [](Snapshot& s) { mark(s).mask |= FAN_OPEN_PERM; }},
+    {"a holder without a name", NoteType::snapshot, [](Snapshot& s) { s.holder.emplace(); }},
+    {"a holder whose name is too long", NoteType::snapshot,
+     [](Snapshot& s) { s.holder.emplace().name.assign(101, 'x'); }},
 };
 
 void check(std::span<const Case> cases) {

@@ -6,6 +6,7 @@
 //   live INDEX       the same, and the first thread uses it
 //   pages SIZE       the origin had pages of that many bytes
 //   machine NAME     the origin was of that architecture
+//   boot ID          the origin's kernel was started another time
 //   huge SIZE        the process has a mapping of huge pages of that many bytes
 //   version N        the image has this format version
 //   must TYPE        there is one more note, which must be understood
@@ -87,6 +88,8 @@ bool change(Snapshot& snapshot, const std::string& word, const std::string& valu
     snapshot.host.page_size = std::stoull(value);
   } else if (word == "machine") {
     snapshot.host.architecture = value;
+  } else if (word == "boot") {
+    snapshot.host.boot_id = value;
   } else if (word == "huge") {
     add_huge_mapping(snapshot, std::stoull(value));
   } else {
