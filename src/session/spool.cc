@@ -149,10 +149,13 @@ UniqueFd SpooledImage::take(uint64_t size) {
   }
   remove();
   adopted_ = false;
-  if (static_cast<uint64_t>(status.st_size) != size) {
-    refuse(fmt::format("the spooled image has {} bytes here, but {} were written", status.st_size,
-                       size),
-           "try again, or leave --spool out");
+  const auto here = static_cast<uint64_t>(status.st_size);
+  if (here != size) {
+    refuse(fmt::format("the spooled image has {} bytes here, but {} were written", here, size),
+           here < size
+               ? "mount the spool so that a file shows at its opening what another host has "
+                 "written (sshfs: -o dir_cache=no), or leave --spool out"
+               : "try again, or leave --spool out");
   }
   return fd;
 }

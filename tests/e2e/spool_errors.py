@@ -130,7 +130,7 @@ def altered(world):
         with open(file, "ab") as image:
             image.write(b"more")
 
-    changes = [(lambda file: os.truncate(file, 4096), ("4096 bytes",)), (lambda file: os.truncate(file, 0), ("0 bytes",)),
+    changes = [(lambda file: os.truncate(file, 4096), ("4096 bytes", "mount the spool so")), (lambda file: os.truncate(file, 0), ("0 bytes",)),
                (lengthen, ("bytes here",)), (replace, ("another file",)), (os.unlink, ("directory",)),
                (flip(16), ()), (flip(5000), ()), (flip(2 << 20), ("altered",)), (flip(-20), ())]
     for number, (change, texts) in enumerate(changes):
