@@ -1,6 +1,7 @@
 // The daemon's table of children: at every moment a move is either never to run or running, and
 // whoever asks is told which.
 #include <spdlog/spdlog.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,6 +21,14 @@ using namespace rfork::session;
 using Catch::Matchers::Contains;
 
 namespace {
+
+/// A child that waits to be killed, at the latest when this program ends.
+pid_t waiting_process() {
+  const pid_t pid = ::fork();
+  if (pid != 0) return pid;
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  for (;;) ::pause();
+}
 
 struct Sent {
   WorkerId worker;
@@ -75,10 +84,7 @@ class Fixture {
   }
   /// Gives the pid of the process that stands ready.
   pid_t stand(WorkerId worker) {
-    const pid_t pid = ::fork();
-    if (pid == 0) {
-      for (;;) ::pause();
-    }
+    const pid_t pid = waiting_process();
     processes_.push_back(pid);
     UniqueFd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
     tell(worker, PacketType::standing, Standing{pid, pid, pid}, std::move(pidfd));
@@ -321,8 +327,7 @@ TEST_CASE("a move that one desk has is decided by a question to another") {
     ChildInfo info;
     info.move_id = id;
     first.handle(1, {PacketType::announce, encode(Announcement{info}), {}});
-    const pid_t pid = ::fork();
-    if (pid == 0) ::pause();
+    const pid_t pid = waiting_process();
     UniqueFd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
     first.handle(1, {PacketType::standing, encode(Standing{pid, pid, pid}), std::move(pidfd)});
     return pid;

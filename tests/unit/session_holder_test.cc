@@ -1,6 +1,7 @@
 // The holder of a moved process's connections, and what it does when others die.
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -22,11 +23,14 @@ using Word = HolderMessage::Word;
 
 namespace {
 
-/// A child of ours; ended with this.
+/// A child of ours; ended with this, or with the test.
 struct Child {
   template <typename Work>
   explicit Child(Work work) : pid(::fork()) {
-    if (pid == 0) ::_exit(work());
+    if (pid != 0) return;
+    for (const int signal : {SIGTERM, SIGINT, SIGSEGV, SIGABRT}) std::signal(signal, SIG_DFL);
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ::_exit(work());
   }
   ~Child() {
     ::kill(pid, SIGKILL);
@@ -62,6 +66,7 @@ struct Scene {
         sockets(make_seqpacket_pair()),
         original([] {
           ::close_range(3, ~0u, 0);
+          ::raise(SIGSTOP);  // not before it has let go of the holder's line
           for (;;) ::pause();
           return 0;
         }),
@@ -79,7 +84,6 @@ struct Scene {
     const UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, original.pid, 0)));
     say(message_of(Word::prepare), {process.get()});
     hear(Word::done);
-    ::kill(original.pid, SIGSTOP);
     while (original.state() != 'T') ::usleep(1000);
   }
   void say(const HolderMessage& message, const std::vector<int>& passed = {}) {
