@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "loader/held_connections.h"
+#include "loader/internet_name.h"
 #include "loader/kernel_objects.h"
 #include "loader/socket_settings.h"
 
@@ -62,6 +63,9 @@ void SocketMaker::add(const Description& description, int number) {
   made.socket = socket_of(description);
   const auto numbered = numbers_.find(description.id);
   made.number = numbered == numbers_.end() ? number : numbered->second;
+  if (made.socket.listening && made.socket.family != AF_UNIX) {
+    listening_ports_.insert(port_of(made.socket.name));
+  }
   for (const image::SocketMessage& message : made.socket.messages) {
     for (const uint32_t id : message.descriptions) {
       add(*image::find_id(snapshot_.descriptions, id), -1);

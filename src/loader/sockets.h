@@ -4,8 +4,10 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <functional>
 #include <map>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -89,6 +91,7 @@ class SocketMaker {
   SocketNames names_;
   std::map<uint32_t, Made> made_;       ///< by description
   std::map<uint32_t, int> numbers_;     ///< by description: a descriptor that has it
+  std::set<uint16_t> listening_ports_;  ///< in network byte order
   std::vector<std::string> elsewhere_;  ///< TCP connections that have other addresses
   bool all_made_ = false;
 };

@@ -160,11 +160,7 @@ bool SocketMaker::is_tcp_connection(const Made& one) const {
 
 /// Whether it is the end that was accepted.
 bool SocketMaker::was_accepted(const Socket& socket) const {
-  return std::ranges::any_of(made_, [&](const auto& entry) {
-    const Socket& other = entry.second.socket;
-    return other.listening && other.family != AF_UNIX &&
-           port_of(other.name) == port_of(socket.name);
-  });
+  return listening_ports_.contains(port_of(socket.name));
 }
 
 void SocketMaker::make_tcp(Made& one) {

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -38,6 +39,34 @@ std::set<ino_t> held_by_others(const std::set<ino_t>& inodes, const std::set<pid
     }
   }
   return held;
+}
+
+/// Whether it is a unix socket, as far as we may look.
+bool may_be_unix(const ChannelEnd& end) {
+  const UniqueFd own = duplicate_descriptor(end.pid, end.fd);
+  int family = AF_UNIX;
+  socklen_t size = sizeof family;
+  return !own || ::getsockopt(own.get(), SOL_SOCKET, SO_DOMAIN, &family, &size) != 0 ||
+         family == AF_UNIX;
+}
+
+/// What the kernel tells of those that are unix sockets.
+std::map<ino_t, UnixSocket> ask_about(pid_t pid, const std::map<ino_t, ChannelEnd>& sockets) {
+  constexpr size_t kFew = 16;
+  if (sockets.empty()) return {};
+  const UnixDiag diag(pid);
+  std::map<ino_t, UnixSocket> told;
+  const bool many = sockets.size() > kFew;
+  if (many) {
+    std::set<ino_t> inodes;
+    for (const auto& [inode, end] : sockets) inodes.insert(inode);
+    told = diag.find(inodes);
+  }
+  for (const auto& [inode, end] : sockets) {
+    if (told.contains(inode) || (many && !may_be_unix(end))) continue;
+    if (auto socket = diag.ask(inode)) told.emplace(inode, *std::move(socket));
+  }
+  return told;
 }
 
 }  // namespace
@@ -101,29 +130,27 @@ void OwnChannels::look_at_pipes(const std::vector<ChannelEnd>& ends) {
 }
 
 void OwnChannels::look_at_sockets(const std::vector<ChannelEnd>& ends) {
-  std::map<ino_t, uint32_t> sockets;
+  std::map<ino_t, ChannelEnd> sockets;
   for (const ChannelEnd& end : ends) {
-    if (S_ISSOCK(end.status.st_mode)) sockets.emplace(end.status.st_ino, end.description);
+    if (S_ISSOCK(end.status.st_mode)) sockets.emplace(end.status.st_ino, end);
   }
-  if (sockets.empty()) return;
-  const UnixDiag diag(pid_);
-  for (const auto& [inode, description] : sockets) {
-    auto socket = diag.ask(inode);
-    if (!socket) continue;
-    if (sockets.contains(socket->peer)) {
-      channels_[inode] = {0, socket->peer, sockets.at(socket->peer), false, description};
-    }
-    unix_sockets_.emplace(inode, *std::move(socket));
+  unix_sockets_ = ask_about(pid_, sockets);
+  for (const auto& [inode, socket] : unix_sockets_) {
+    const auto peer = sockets.find(socket.peer);
+    if (peer == sockets.end()) continue;
+    channels_[inode] = {0, socket.peer, peer->second.description, false,
+                        sockets.at(inode).description};
   }
   look_at_waiting(sockets);
 }
 
-void OwnChannels::look_at_waiting(const std::map<ino_t, uint32_t>& sockets) {
+void OwnChannels::look_at_waiting(const std::map<ino_t, ChannelEnd>& sockets) {
   for (const auto& [listening, socket] : unix_sockets_) {
     for (const ino_t waiting : socket.waiting) {
       const auto own = sockets.find(waiting);
       if (own == sockets.end()) continue;
-      channels_[waiting] = {0, listening, sockets.at(listening), true, own->second};
+      channels_[waiting] = {0, listening, sockets.at(listening).description, true,
+                            own->second.description};
     }
   }
 }

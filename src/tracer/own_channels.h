@@ -65,7 +65,7 @@ class OwnChannels {
 
   void look_at_pipes(const std::vector<ChannelEnd>& ends);
   void look_at_sockets(const std::vector<ChannelEnd>& ends);
-  void look_at_waiting(const std::map<ino_t, uint32_t>& sockets);
+  void look_at_waiting(const std::map<ino_t, ChannelEnd>& sockets);
   void look_at_connections(const std::vector<ChannelEnd>& ends);
 
   pid_t pid_;

@@ -106,9 +106,25 @@ Bytes option_value(int fd, const SocketOptionKind& kind, Bytes value) {
   return {start, start + name.size()};
 }
 
-std::vector<image::SocketOption> ask_options(int fd) {
+/// Whether the kernel has options of this level for such a socket: a process with thousands of
+/// unix sockets needn't wait until each has been asked for those of TCP.
+bool has_level(const image::Socket& socket, int level) {
+  const bool internet = socket.family == AF_INET || socket.family == AF_INET6;
+  switch (level) {
+    case SOL_SOCKET: return true;
+    case SOL_NETLINK: return socket.family == AF_NETLINK;
+    case SOL_PACKET: return socket.family == AF_PACKET;
+    case IPPROTO_IPV6: return socket.family == AF_INET6;
+    case IPPROTO_TCP: return internet && socket.type == SOCK_STREAM;
+    case IPPROTO_UDP: return internet && socket.type == SOCK_DGRAM;
+    default: return internet;
+  }
+}
+
+std::vector<image::SocketOption> ask_options(int fd, const image::Socket& socket) {
   std::vector<image::SocketOption> options;
   for (const SocketOptionKind& kind : image::socket_options()) {
+    if (!has_level(socket, kind.level)) continue;
     std::array<std::byte, 64> buffer{};
     socklen_t size = kind.size;
     if (::getsockopt(fd, kind.level, kind.option, buffer.data(), &size) != 0) continue;
@@ -277,7 +293,7 @@ std::optional<Socket> describe_socket(int fd, pid_t pid, bool linked) {
     socket.backlog = static_cast<int32_t>(
         socket_option<tcp_info>(fd, IPPROTO_TCP, TCP_INFO).value_or(tcp_info{}).tcpi_sacked);
   }
-  socket.options = ask_options(fd);
+  socket.options = ask_options(fd, socket);
   if (is_tcp(socket)) leave_out_of_tcp(linked, socket.options);
   socket.filter = ask_filter(fd);
   add_groups(fd, pid, socket);

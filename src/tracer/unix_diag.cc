@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 
 #include <cstring>
+#include <memory>
 
 #include "tracer/diag_socket.h"
 
@@ -42,43 +43,72 @@ void take(const rtattr& attribute, UnixSocket& found) {
   }
 }
 
+/// As large as the kernel makes one part of an answer.
+struct Answer {
+  alignas(nlmsghdr) std::byte data[32768];
+};
+
+UnixSocket read(const nlmsghdr& message) {
+  const auto* const socket = static_cast<const unix_diag_msg*>(NLMSG_DATA(&message));
+  UnixSocket found;
+  found.type = socket->udiag_type;
+  found.state = socket->udiag_state;
+  auto left = static_cast<int>(message.nlmsg_len - NLMSG_LENGTH(sizeof *socket));
+  for (const auto* attribute = reinterpret_cast<const rtattr*>(socket + 1); RTA_OK(attribute, left);
+       attribute = RTA_NEXT(attribute, left)) {
+    take(*attribute, found);
+  }
+  return found;
+}
+
 }  // namespace
 
 UnixDiag::UnixDiag(pid_t pid) : netlink_(diag_socket(pid)) {}
 
-std::optional<UnixSocket> UnixDiag::ask(ino_t inode) const {
-  if (!netlink_) return std::nullopt;
+bool UnixDiag::send(uint16_t flags, ino_t inode) const {
   struct {
     nlmsghdr header{};
     unix_diag_req request{};
   } question;
   question.header.nlmsg_len = sizeof question;
   question.header.nlmsg_type = SOCK_DIAG_BY_FAMILY;
-  question.header.nlmsg_flags = NLM_F_REQUEST;
+  question.header.nlmsg_flags = NLM_F_REQUEST | flags;
   question.request.sdiag_family = AF_UNIX;
   question.request.udiag_states = ~0u;
   question.request.udiag_ino = static_cast<uint32_t>(inode);
   question.request.udiag_show =
       UDIAG_SHOW_PEER | UDIAG_SHOW_VFS | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN;
   question.request.udiag_cookie[0] = question.request.udiag_cookie[1] = ~0u;
-  alignas(nlmsghdr) std::byte answer[32768];
-  if (::send(netlink_.get(), &question, sizeof question, 0) != sizeof question) return std::nullopt;
-  const ssize_t size = ::recv(netlink_.get(), answer, sizeof answer, 0);
-  auto* const message = reinterpret_cast<nlmsghdr*>(answer);
+  return netlink_ && ::send(netlink_.get(), &question, sizeof question, 0) == sizeof question;
+}
+
+std::optional<UnixSocket> UnixDiag::ask(ino_t inode) const {
+  Answer answer;
+  if (!send(0, inode)) return std::nullopt;
+  const ssize_t size = ::recv(netlink_.get(), answer.data, sizeof answer.data, 0);
+  const auto* const message = reinterpret_cast<const nlmsghdr*>(answer.data);
   if (size < 0 || !NLMSG_OK(message, static_cast<size_t>(size)) ||
       message->nlmsg_type != SOCK_DIAG_BY_FAMILY) {
     return std::nullopt;
   }
-  auto* const socket = static_cast<unix_diag_msg*>(NLMSG_DATA(message));
-  UnixSocket found;
-  found.type = socket->udiag_type;
-  found.state = socket->udiag_state;
-  auto left = static_cast<int>(message->nlmsg_len - NLMSG_LENGTH(sizeof *socket));
-  for (auto* attribute = reinterpret_cast<rtattr*>(socket + 1); RTA_OK(attribute, left);
-       attribute = RTA_NEXT(attribute, left)) {
-    take(*attribute, found);
+  return read(*message);
+}
+
+std::map<ino_t, UnixSocket> UnixDiag::find(const std::set<ino_t>& wanted) const {
+  std::map<ino_t, UnixSocket> found;
+  const auto answer = std::make_unique<Answer>();
+  if (!send(NLM_F_DUMP, 0)) return found;
+  for (;;) {
+    const ssize_t size = ::recv(netlink_.get(), answer->data, sizeof answer->data, 0);
+    if (size <= 0) return found;
+    auto left = static_cast<size_t>(size);
+    for (const auto* message = reinterpret_cast<const nlmsghdr*>(answer->data);
+         NLMSG_OK(message, left); message = NLMSG_NEXT(message, left)) {
+      if (message->nlmsg_type != SOCK_DIAG_BY_FAMILY) return found;  // its end
+      const auto* const socket = static_cast<const unix_diag_msg*>(NLMSG_DATA(message));
+      if (wanted.contains(socket->udiag_ino)) found.emplace(socket->udiag_ino, read(*message));
+    }
   }
-  return found;
 }
 
 }  // namespace rfork::tracer

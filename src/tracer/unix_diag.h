@@ -4,7 +4,9 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <map>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "base/unique_fd.h"
@@ -29,8 +31,13 @@ class UnixDiag {
   /// nullopt: there is no such unix socket, or it is of another namespace, or the kernel can't
   /// tell.
   std::optional<UnixSocket> ask(ino_t inode) const;
+  /// Those of `wanted` among all of the namespace, which the kernel tells in one answer; for each
+  /// question about one it looks through all of them. One that is missing may be there still.
+  std::map<ino_t, UnixSocket> find(const std::set<ino_t>& wanted) const;
 
  private:
+  bool send(uint16_t flags, ino_t inode) const;
+
   UniqueFd netlink_;
 };
 
