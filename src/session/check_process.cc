@@ -71,6 +71,7 @@ bool Check::examine() {
     examination_ = tracer::look_at(report_.pid, options_.send.capture);
     note(Failure::cannot_carry, examination_.obstacles);
     report_.snapshot = tracer::sketch_of(examination_);
+    report_.warnings = examination_.changes;
     report_.resident_bytes = examination_.resident_bytes;
     report_.known = true;
   });
@@ -116,7 +117,8 @@ void Check::ask_destination() {
     const ImageOutput output(*there_, options_.send.spool, examination_.euid);
     const Judgement judgement = there_->check(make_offer(examination_, options_.send));
     note(Failure::destination_refused, judgement.reasons);
-    report_.warnings = judgement.warnings;
+    report_.warnings.insert(report_.warnings.end(), judgement.warnings.begin(),
+                            judgement.warnings.end());
     report_.present = judgement.present_paths;
     judges_image_ = judgement.goes_on;
     judged_ = true;

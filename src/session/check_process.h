@@ -35,7 +35,7 @@ struct CheckReport {
   bool ghost = false;                 ///< its pid would stay here, for its parent
   std::vector<std::string> losses;    ///< what an option gave up, in the words of its refusal
   std::set<int> dropped_fds;          ///< that are open
-  std::vector<std::string> warnings;  ///< of the destination: what is different there
+  std::vector<std::string> warnings;  ///< what is different there
   std::set<std::string> present;      ///< paths of files that the destination has
   std::string destination;            ///< HOST:PORT once it was reached
   bool pid_known = false;             ///< the destination told what follows

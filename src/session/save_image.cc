@@ -77,8 +77,11 @@ Saved save_image(pid_t pid, const tracer::Options& wanted, const std::string& pa
   file.finish();
   if (holder) commit(*holder, capture, pid, path);
   if (options.move) capture.end_original();
-  Saved saved{
-      encoder.total_size(), capture.paused().count(), clock_ns(CLOCK_MONOTONIC) - started, 0, {}};
+  Saved saved;
+  saved.image_bytes = encoder.total_size();
+  saved.paused_ns = capture.paused().count();
+  saved.total_ns = clock_ns(CLOCK_MONOTONIC) - started;
+  saved.warnings = examination.changes;
   if (holder) saved.holder = holder->described().pid;
   if (holder) saved.kept_fds = kept_descriptors(capture.snapshot());
   return saved;

@@ -18,6 +18,7 @@ struct Saved {
   /// What has the connections of descriptors `kept_fds` now; 0: there are none.
   pid_t holder = 0;
   std::vector<int> kept_fds;
+  std::vector<std::string> warnings;  ///< what will be different, one line each
 };
 
 /// Captures `pid` into the file `path` ("-": standard output). The file appears under its name only

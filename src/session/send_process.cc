@@ -252,7 +252,8 @@ Sent send_process(pid_t pid, const Endpoint& endpoint, const SendOptions& option
   sent.wire_bytes = there.wire_bytes();
   sent.paused_ns = capture.paused().count();
   sent.total_ns = clock_ns(CLOCK_MONOTONIC) - started;
-  sent.warnings = answer.warnings;
+  sent.warnings = examination.changes;
+  sent.warnings.insert(sent.warnings.end(), answer.warnings.begin(), answer.warnings.end());
   sent.warnings.insert(sent.warnings.end(), ready.warnings.begin(), ready.warnings.end());
   return sent;
 }

@@ -230,6 +230,7 @@ void Items::add_differences() {
   if (report_.pid_known && !report_.pid_kept) {
     add(Fate::changed, fmt::format("pid {} becomes another", snapshot_.processes[0].pid));
   }
+  add(Fate::changed, "CPU time used so far (times(2), CLOCK_PROCESS_CPUTIME_ID): counts from zero");
   for (const std::string& warning : report_.warnings) add(Fate::changed, warning);
   for (const std::string& loss : report_.losses) add(Fate::lost, visible(loss));
   for (const int fd : report_.dropped_fds) add(Fate::lost, "closed there", {fd});

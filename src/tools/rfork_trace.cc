@@ -257,8 +257,12 @@ void save(const Arguments& arguments) {
                              {"moved", arguments.move},      {"image_bytes", saved.image_bytes},
                              {"paused_ns", saved.paused_ns}, {"total_ns", saved.total_ns}};
     if (saved.holder != 0) result["holder_pid"] = saved.holder;
+    if (!saved.warnings.empty()) result["warnings"] = saved.warnings;
     std::fputs((result.dump() + "\n").c_str(), arguments.output == "-" ? stderr : stdout);
     return;
+  }
+  for (const std::string& warning : saved.warnings) {
+    std::fputs(fmt::format("rfork-trace: note: {}\n", warning).c_str(), stderr);
   }
   std::fputs(fmt::format("{} → {}, {} in {}, paused {}\n", arguments.pid, arguments.output,
                          human_bytes(saved.image_bytes), human_duration_ns(saved.total_ns),

@@ -19,7 +19,6 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "tracer/capture_state.h"
-#include "tracer/debug_registers_x86_64.h"
 #include "tracer/ipc_namespace.h"
 #include "tracer/large_queues.h"
 #include "tracer/memory_policy.h"
@@ -28,6 +27,7 @@
 #include "tracer/ptrace.h"
 #include "tracer/seccomp.h"
 #include "tracer/thread_state.h"
+#include "tracer/uncarried_x86_64.h"
 #include "tracer/xstate_x86_64.h"
 
 namespace rfork::tracer {
@@ -134,11 +134,16 @@ void Capture::State::freeze(std::vector<MapsLine>& maps) {
   maps = parse_maps(read_file(fmt::format("/proc/{}/maps", pid)));
   const auto vdso = vdso_range(maps);
   if (vdso) stopped->leave_range(*vdso);
+  refuse_syscall_dispatch(stopped->threads());
   if (!options.drop_attributes) refuse_debug_registers(stopped->threads());
   // Before the first injected call, after which the kernel would have forgotten the section.
   for (StoppedThread& thread : stopped->threads()) abort_rseq_section(thread, original);
+  std::vector<Range> read_only;
+  for (const MapsLine& line : maps) {
+    if (!line.write) read_only.push_back(line.range);
+  }
   site = std::make_unique<InjectionSite>(pid, original, vdso.value_or(Range{}),
-                                         examination.needs.host);
+                                         examination.needs.host, std::move(read_only));
 }
 
 void Capture::State::read_threads(image::Process& process) {
@@ -173,6 +178,7 @@ void Capture::State::read_process_wide(image::Process& process, const std::vecto
     const auto copied = parse_maps(read_file(fmt::format("/proc/{}/maps", copy->pid())));
     if (fork_would_lose(maps, copied, examination.not_forked)) copy.reset();
   }
+  if (!copy) refuse_uncarried(calls);
   if (!copy) ask_process(calls, original, examination.needs.host, process);
   if (!copy) process.threads.front().memory_policy = ask_thread_policy(calls, original);
   // A fork has no policies for what it lacks.
@@ -233,6 +239,13 @@ void Capture::State::read_early_pieces() {
   read_early = true;
 }
 
+// Of what only the process itself can be asked, as a fork inherits it.
+void Capture::State::refuse_uncarried(RemoteSyscalls& calls) const {
+  if (options.drop_attributes) return;
+  refuse_own_segments(calls, pid);
+  if (landlock) landlock->refuse_domain(calls);
+}
+
 // Signal actions, flags of mappings and the like, asked of the copy while the original runs again.
 void Capture::State::describe_copy(image::Process& process) {
   StoppedThread thread;
@@ -240,6 +253,7 @@ void Capture::State::describe_copy(image::Process& process) {
   thread.registers = registers(copy->pid());
   {
     RemoteSyscalls calls(thread, copy->memory(), *site, thread.registers);
+    refuse_uncarried(calls);
     ask_process(calls, copy->memory(), examination.needs.host, process);
     process.threads.front().memory_policy = ask_thread_policy(calls, copy->memory());
     if (examination.not_forked.empty()) {
@@ -299,6 +313,7 @@ Capture::Capture(const Examination& examination, const Options& options,
     : state_(std::make_unique<State>(examination, options)) {
   State& state = *state_;
   std::vector<MapsLine> maps;
+  if (!options.drop_attributes) state.landlock = LandlockProbe::make(state.pid);
   state.freeze(maps);
   image::Process process = read_process(state.pid);
   state.read_threads(process);

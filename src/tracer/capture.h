@@ -96,6 +96,7 @@ struct Examination {
   std::vector<Range> not_forked;
   std::shared_ptr<const Inventory> inventory;
   std::vector<Reason> obstacles;  ///< what can't be carried; empty after examine()
+  std::vector<std::string> changes;  ///< what will be different wherever it goes, one line each
 };
 
 /// Looks at `pid` without stopping it. Throws Refusal(cannot_trace) when it can't be attached to

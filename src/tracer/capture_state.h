@@ -16,6 +16,7 @@
 #include "tracer/proc_text.h"
 #include "tracer/remote_syscalls.h"
 #include "tracer/stopped_process.h"
+#include "tracer/surroundings.h"
 
 namespace rfork::tracer {
 
@@ -28,6 +29,7 @@ struct Capture::State {
   ProcessMemory original;
   std::unique_ptr<StoppedProcess> stopped;
   std::unique_ptr<InjectionSite> site;
+  std::unique_ptr<LandlockProbe> landlock;  // null: not needed
   std::unique_ptr<ForkedCopy> copy;
   std::unique_ptr<PagePipe> copied_pages;  // null: by copy->memory() only
   std::chrono::nanoseconds paused{0};
@@ -72,6 +74,7 @@ struct Capture::State {
   int32_t find_clock_thread(const image::Process& process, const image::PosixTimer& timer);
   void take_stock(const std::vector<MapsLine>& maps, const std::set<std::string>& present);
   void read_early_pieces();
+  void refuse_uncarried(RemoteSyscalls& calls) const;
   void describe_copy(image::Process& process);
   void assemble(image::Process process);
   void read(const Piece& piece, std::span<std::byte> buffer);

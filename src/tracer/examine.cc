@@ -15,7 +15,9 @@
 #include "tracer/proc_text.h"
 #include "tracer/process_state.h"
 #include "tracer/seccomp.h"
+#include "tracer/shared_by_threads.h"
 #include "tracer/stopped_process.h"
+#include "tracer/surroundings.h"
 #include "tracer/sysv_users.h"
 #include "tracer/thread_attributes.h"
 
@@ -139,6 +141,7 @@ Examination look_at(pid_t pid, const Options& options) {
   std::vector<image::PosixTimer> timers;
   if (!options.drop_timers) timers = list_timers(pid);
   find_process_obstacles(pid, inventory->obstacles);
+  find_thread_obstacles(pid, inventory->obstacles);
   find_seccomp_obstacles(pid, inventory->obstacles);
   find_timer_obstacles(timers, tids, inventory->obstacles);
   if (!options.drop_ipc) find_sysv_obstacles(pid, inventory->obstacles);
@@ -177,6 +180,8 @@ Examination look_at(pid_t pid, const Options& options) {
     if (object.segment) result.segments.push_back(*object.segment);
   }
   result.tids = tids;
+  result.changes = other_surroundings(pid, inventory->files);
+  if (auto line = used_cpu_limit(sketch.processes[0])) result.changes.push_back(*std::move(line));
   for (const image::Mapping& mapping : inventory->mappings) {
     const uint32_t kNotForked = image::Mapping::dont_fork | image::Mapping::wipe_on_fork;
     if ((mapping.advice & kNotForked) != 0) result.not_forked.push_back(mapping.range);

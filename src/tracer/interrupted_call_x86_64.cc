@@ -31,6 +31,12 @@ struct TimeOut {
   Register remainder = nullptr;  // of a sleep: where the kernel has written the rest already
 };
 
+/// Whether it sleeps for a time that only the process itself makes pass.
+bool sleeps_by_cpu_time(const user_regs_struct& regs, long number) {
+  const auto clock = static_cast<clockid_t>(regs.rdi);
+  return number == SYS_clock_nanosleep && (clock < 0 || clock == CLOCK_PROCESS_CPUTIME_ID);
+}
+
 TimeOut time_out_of(const user_regs_struct& regs, long number) {
   using Form = TimeOut::Form;
   switch (number) {
@@ -38,6 +44,8 @@ TimeOut time_out_of(const user_regs_struct& regs, long number) {
       return {Form::sleep, &user_regs_struct::rdi, &user_regs_struct::rsi};
     case SYS_clock_nanosleep:
       if ((regs.rsi & TIMER_ABSTIME) != 0) return {};
+      // How much has passed only the kernel knows, and tells it if it was asked to.
+      if (sleeps_by_cpu_time(regs, number) && regs.r10 == 0) return {};
       return {Form::sleep, &user_regs_struct::rdx, &user_regs_struct::r10};
     case SYS_poll:
       return {Form::milliseconds, &user_regs_struct::rdx};
@@ -72,12 +80,26 @@ bool gives_eintr_for_a_stop(long number) {
     case SYS_semop:
     case SYS_semtimedop:
     case SYS_io_getevents:
+    // On a socket with SO_RCVTIMEO or SO_SNDTIMEO, which start anew.
     case SYS_accept:
     case SYS_accept4:
+    case SYS_connect:
     case SYS_recvfrom:
     case SYS_recvmsg:
+    case SYS_recvmmsg:
     case SYS_sendto:
     case SYS_sendmsg:
+    case SYS_sendmmsg:
+    case SYS_read:
+    case SYS_readv:
+    case SYS_preadv:
+    case SYS_preadv2:
+    case SYS_write:
+    case SYS_writev:
+    case SYS_pwritev:
+    case SYS_pwritev2:
+    case SYS_sendfile:
+    case SYS_splice:
       return true;
     default:
       return false;
@@ -200,8 +222,8 @@ GoingOn after_interruption(const StoppedThread& thread, const ProcessMemory& mem
     // A thread whose sleep could be measured is wound back at the origin as well: left to the
     // kernel it would be in restart_syscall, whose time since the first start the next capture
     // can't know. One that is there already has its deadline with the kernel only.
-    result.at_origin_too =
-        repeats || (outcome == kRestartBlock && slept_ns > 0 && !restarted_before);
+    const bool measured = slept_ns > 0 && !sleeps_by_cpu_time(regs, number);
+    result.at_origin_too = repeats || (outcome == kRestartBlock && measured && !restarted_before);
   }
   regs.orig_rax = ~0ull;
   return result;

@@ -162,7 +162,7 @@ void Capture::leave_ghost() {
   }
   const auto maps = parse_maps(read_file(fmt::format("/proc/{}/maps", state.pid)));
   const auto vdso = vdso_range(maps).value_or(Range{});
-  const InjectionSite site(state.pid, state.original, vdso, state.examination.needs.host);
+  const InjectionSite site(state.pid, state.original, vdso, state.examination.needs.host, {});
   std::vector<StoppedThread>& threads = state.stopped->threads();
   for (size_t i = 1; i < threads.size(); ++i) end_thread(threads[i].tid, site);
   threads.resize(1);

@@ -6,6 +6,7 @@
 #include <pwd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -116,6 +117,13 @@ void find_process_obstacles(pid_t pid, std::vector<Reason>& obstacles) {
     obstacles.push_back({fmt::format("process {} has a shadow stack, which can't be carried", pid),
                          "start it with GLIBC_TUNABLES=glibc.cpu.hwcaps=-SHSTK"});
   }
+}
+
+std::optional<std::string> used_cpu_limit(const image::Process& process) {
+  const image::Limit& limit = process.limits[RLIMIT_CPU];
+  if (limit.soft == RLIM_INFINITY && limit.hard == RLIM_INFINITY) return std::nullopt;
+  return fmt::format("RLIMIT_CPU of {} s counts from zero, as the child's CPU time does",
+                     std::min(limit.soft, limit.hard));
 }
 
 namespace {

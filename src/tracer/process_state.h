@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,10 @@ namespace rfork::tracer {
 /// Adds a reason for everything in /proc/`pid`/status and beside it that can't be taken along: a
 /// shadow stack.
 void find_process_obstacles(pid_t pid, std::vector<Reason>& obstacles);
+
+/// A line where the limit of CPU time counts anew: nobody can give a process the time that it has
+/// used.
+std::optional<std::string> used_cpu_limit(const image::Process& process);
 
 /// Adds a reason that names the children of `pid`, if it has any: it could not wait for them.
 void find_children(pid_t pid, std::vector<Reason>& obstacles);

@@ -21,7 +21,9 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <vector>
 
+#include "base/error.h"
 #include "base/io.h"
 #include "base/range.h"
 #include "image/model.h"
@@ -34,9 +36,10 @@ namespace rfork::tracer {
 class InjectionSite {
  public:
   /// Plants the code at the end of the `vdso` mapping, through the stopped thread `tid`. `host` is
-  /// this host, for the layout of its XSAVE area; it outlives this. Throws Refusal(cannot_trace)
-  /// when there is no room for it.
-  InjectionSite(pid_t tid, const ProcessMemory& memory, const Range& vdso, const image::Host& host);
+  /// this host, for the layout of its XSAVE area; it outlives this. `read_only` are the mappings
+  /// that the process can't write to. Throws Refusal(cannot_trace) when there is no room for it.
+  InjectionSite(pid_t tid, const ProcessMemory& memory, const Range& vdso, const image::Host& host,
+                std::vector<Range> read_only);
   /// Puts back what was there, through the stopped thread `tid`. The bytes are dead code until
   /// then.
   void remove(pid_t tid) noexcept;
@@ -50,9 +53,12 @@ class InjectionSite {
   uint64_t call_then_exit() const;  ///< syscall; exit
   static constexpr size_t kSize = 64;
   const image::Host& host() const { return host_; }
+  /// Whether the process itself may be able to write there: we are, to mappings that it isn't.
+  bool may_write(const Range& range) const;
 
  private:
   const image::Host& host_;
+  std::vector<Range> read_only_;
   uint64_t address_ = 0;
   std::array<uint64_t, kSize / 8> before_{};
 };
@@ -72,7 +78,8 @@ class RemoteSyscalls {
   RemoteSyscalls& operator=(const RemoteSyscalls&) = delete;
 
   pid_t tid() const { return thread_.tid; }
-  /// The raw result: -errno on failure. Throws ProcessGone.
+  /// The raw result: -errno on failure. Throws ProcessGone; Refusal(cannot_carry) where the
+  /// thread's stack has no room for a signal frame, or the call gives a signal.
   long call(long number, const std::array<uint64_t, 6>& arguments = {});
   /// A call of clone(2) kind whose child must not run the parent's way back. The child is traced by
   /// us, and left in its first stop; its tid as we see it is given in `child`.
@@ -88,6 +95,8 @@ class RemoteSyscalls {
 
  private:
   long run(uint64_t code, long number, const std::array<uint64_t, 6>& arguments, pid_t* child);
+  Refusal no_room() const;
+  Refusal no_call(long number, int signal) const;
 
   const StoppedThread& thread_;
   const ProcessMemory& memory_;

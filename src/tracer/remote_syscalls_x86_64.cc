@@ -114,8 +114,8 @@ uint64_t find_place(const ProcessMemory& memory, const Range& vdso) {
 }  // namespace
 
 InjectionSite::InjectionSite(pid_t tid, const ProcessMemory& memory, const Range& vdso,
-                             const image::Host& host)
-    : host_(host) {
+                             const image::Host& host, std::vector<Range> read_only)
+    : host_(host), read_only_(std::move(read_only)) {
   if (vdso.size() < 2 * kSize) {
     throw Refusal(Failure::cannot_trace, fmt::format("process {} has no vDSO", memory.pid()),
                   "boot the host without vdso=0");
@@ -127,6 +127,12 @@ InjectionSite::InjectionSite(pid_t tid, const ProcessMemory& memory, const Range
     std::memcpy(&word, kCode + i * 8, 8);
     poke(tid, address_ + i * 8, word);
   }
+}
+
+bool InjectionSite::may_write(const Range& range) const {
+  return std::ranges::none_of(read_only_, [&](const Range& other) {
+    return other.start < range.end && range.start < other.end;
+  });
 }
 
 void InjectionSite::remove(pid_t tid) noexcept {
@@ -170,12 +176,20 @@ void RemoteSyscalls::prepare() {
   stack_pointer_ = frame.stack_pointer;
   saved_at_ = scratch_;
   saved_.resize(top - scratch_);
-  memory_.read(saved_at_, saved_);
-  if (!memory_.try_write(frame.address, frame.bytes)) {
-    throw_errno("write the signal frame",
-                fmt::format("of tid {} at {:#x}", thread_.tid, frame.address));
+  // What is read of a stack that grows makes it grow.
+  if (top <= scratch_ || !site_.may_write({scratch_, top}) ||
+      !memory_.try_read(saved_at_, saved_) || !memory_.try_write(frame.address, frame.bytes)) {
+    throw no_room();
   }
   prepared_ = true;
+}
+
+Refusal RemoteSyscalls::no_room() const {
+  return {Failure::cannot_carry,
+          fmt::format("thread {} has no room for a signal's {} bytes below its stack pointer "
+                      "({:#x}), which rfork needs to ask it for its state",
+                      thread_.tid, saved_.size(), thread_.registers.rsp),
+          "try again: it may be elsewhere by then"};
 }
 
 long RemoteSyscalls::run(uint64_t code, long number, const std::array<uint64_t, 6>& arguments,
@@ -207,8 +221,10 @@ long RemoteSyscalls::run(uint64_t code, long number, const std::array<uint64_t, 
         if (child != nullptr) *child = static_cast<pid_t>(event_message(thread_.tid));
         break;
       case WaitStatus::Kind::signal_delivery_stop:
-        // All that can be blocked is: this is SIGSTOP. Given back when the thread is itself again.
-        if (status.signal() == SIGSTOP) resend_stop_ = true;
+        // All that can be blocked is: this is SIGSTOP, given back when the thread is itself again,
+        // or one that the call itself has caused.
+        if (status.signal() != SIGSTOP) throw no_call(number, status.signal());
+        resend_stop_ = true;
         break;
       case WaitStatus::Kind::interrupt_stop:
       case WaitStatus::Kind::group_stop:
@@ -216,6 +232,14 @@ long RemoteSyscalls::run(uint64_t code, long number, const std::array<uint64_t, 
     }
   }
   return static_cast<long>(registers(thread_.tid).rax);
+}
+
+Refusal RemoteSyscalls::no_call(long number, int signal) const {
+  return {Failure::cannot_carry,
+          fmt::format("system call {} of rfork in thread {} gave signal {}: the program answers "
+                      "system calls itself (PR_SET_SYSCALL_USER_DISPATCH), or something else "
+                      "keeps it from making them",
+                      number, thread_.tid, signal)};
 }
 
 long RemoteSyscalls::call(long number, const std::array<uint64_t, 6>& arguments) {

@@ -271,11 +271,54 @@ def debug_registers(world):
     target.wait().expect(0, out="goes on")
 
 
+UNCARRIED = {"dispatch": ("PR_SET_SYSCALL_USER_DISPATCH", False), "landlock": ("Landlock domain", True),
+             "descriptors": ("has descriptors of its own", False),
+             "directory": ("has a working directory, root and umask of its own", False),
+             "segments": ("modify_ldt(2)", True), "cpuid": ("ARCH_SET_CPUID", True),
+             "full-stack": ("below its stack pointer", False)}
+
+
+def uncarried(kind):
+    """Known to the kernel only, and lost silently or deadly if rfork did not ask: refused by name, by --check too."""
+    text, can_be_left = UNCARRIED[kind]
+
+    def run(world):
+        target = world.target("uncarried", kind)
+        image = world.folder / "image.rfork"
+        for move in ([], ["--move"]):
+            refuse(world, target.real_pid, CANNOT_CARRY, text, options=move)
+            said = world.trace("--check", "--json", *move, target.real_pid, "-o", image).expect(CANNOT_CARRY).json()
+            expect(text in said["reasons"][0]["what"], f"{said}")
+        if can_be_left:
+            world.trace("--drop-attributes", target.real_pid, "-o", image).expect(0)
+        unharmed(world, target)
+
+    return run
+
+
+def surroundings(world):
+    """Namespaces that the child won't be in are named, and go into --check."""
+    if os.geteuid() != 0:
+        raise harness.Skip("only root can make them without a user namespace")
+    target = world.start(["unshare", "--net", "--uts", "sh", "-c", "echo ready; read line; echo ok"],
+                         stdin=subprocess.PIPE)
+    expect(target.line() == "ready", "it isn't ready")
+    said = world.trace(target.pid, "-o", world.folder / "image").expect(0)
+    for name in ("network", "UTS"):
+        expect(f"is in a {name} namespace of its own" in said.err, f"{said}")
+    said = world.trace("--check", target.pid, "-o", world.folder / "image").expect(0)
+    expect("network namespace of its own" in said.out, f"{said}")
+    target.popen.stdin.write("\n")
+    target.popen.stdin.flush()
+    target.wait().expect(0, out="ok")
+
+
 CASES = {"gone": gone, "zombie": zombie, "not-ours": not_ours, "traced": traced,
          "kernel-thread": kernel_thread, "itself": itself, "thread": thread_id, "no-number": no_number,
          "32-bit": thirty_two_bit, "descriptors": descriptors, "dropped": dropped,
          "no-descriptor": no_descriptor, "objects": objects, "kernel-objects": kernel_objects,
-         "debug-registers": debug_registers}
+         "debug-registers": debug_registers, "surroundings": surroundings}
+CASES |= {f"uncarried.{kind}": uncarried(kind) for kind in UNCARRIED}
 
 if __name__ == "__main__":
     case = sys.argv[1]

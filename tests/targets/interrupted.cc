@@ -15,6 +15,7 @@
 
 #include <atomic>
 #include <functional>
+#include <thread>
 
 #include "target.h"
 
@@ -160,6 +161,44 @@ void run_timed(const Timed& one) {
   target::finish();
 }
 
+int64_t thread_ns() {
+  timespec time;
+  MUST(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time));
+  return time.tv_sec * kSecond + time.tv_nsec;
+}
+
+/// A sleep by the process's CPU time, of which another thread makes a tenth of a second pass each
+/// second: only the kernel knows how much is left. It may take longer, and never less.
+void run_cpu_sleep() {
+  constexpr int64_t kShort = kSecond / 4;
+  std::atomic<int64_t> used{0};
+  std::atomic<bool> over{false};
+  std::thread user([&] {
+    while (!over) {
+      const int64_t before = thread_ns();
+      int64_t now;
+      while ((now = thread_ns()) < before + 5'000'000) {
+        if (now < before) break;  // another process's clock
+      }
+      used += 5'000'000;
+      usleep(45'000);
+    }
+  });
+  std::thread announcer([&] {
+    while (used < kShort / 2) usleep(1000);
+    target::ready();
+  });
+  const timespec time = as_timespec(kShort);
+  EXPECT_EQ(clock_nanosleep(CLOCK_PROCESS_CPUTIME_ID, 0, &time, nullptr), 0);
+  if (used < kShort * 9 / 10) {
+    target::fail("cpu_sleep: short: %ld ms", long(used / 1'000'000));
+  }
+  over = true;
+  user.join();
+  announcer.join();
+  target::finish();
+}
+
 void run_untimed() {
   struct sigaction action = {};
   action.sa_handler = on_signal;  // no SA_RESTART: the signal ends the call
@@ -223,5 +262,6 @@ int main(int argc, char** argv) {
   for (const Timed& one : timed) {
     if (call == one.name) run_timed(one);
   }
+  if (call == "cpu_sleep") run_cpu_sleep();
   run_untimed();
 }

@@ -1,0 +1,61 @@
+#include "tracer/shared_by_threads.h"
+
+#include <fmt/format.h>
+#include <linux/kcmp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "base/io.h"
+
+namespace rfork::tracer {
+
+namespace {
+
+constexpr std::array kNamespaces{std::pair{"net", "network"}, std::pair{"uts", "UTS"},
+                                 std::pair{"ipc", "IPC"}, std::pair{"mnt", "mount"}};
+
+using Links = std::array<std::optional<std::string>, kNamespaces.size()>;
+
+Links namespaces_of(pid_t pid, pid_t tid) {
+  Links links;
+  for (size_t i = 0; i < kNamespaces.size(); ++i) {
+    links[i] = try_read_link(fmt::format("/proc/{}/task/{}/ns/{}", pid, tid, kNamespaces[i].first));
+  }
+  return links;
+}
+
+/// Whether the kernel says so; it may say nothing (no CONFIG_KCMP).
+bool differs(pid_t pid, pid_t tid, int what) {
+  return ::syscall(SYS_kcmp, pid, tid, what, 0, 0) > 0;
+}
+
+}  // namespace
+
+void find_thread_obstacles(pid_t pid, std::vector<Reason>& obstacles) {
+  const auto tids = try_list_numbers(fmt::format("/proc/{}/task", pid));
+  if (!tids || tids->size() < 2) return;
+  const Links shared = namespaces_of(pid, pid);
+  for (const pid_t tid : *tids) {
+    if (tid == pid) continue;
+    const auto add = [&](const std::string& what) {
+      obstacles.push_back(
+          {fmt::format("thread {} of {} has {} of its own, which can't be carried", tid, pid, what),
+           {}});
+    };
+    if (differs(pid, tid, KCMP_FILES)) add("descriptors");
+    if (differs(pid, tid, KCMP_FS)) add("a working directory, root and umask");
+    const Links own = namespaces_of(pid, tid);
+    for (size_t i = 0; i < kNamespaces.size(); ++i) {
+      if (own[i] && shared[i] && own[i] != shared[i]) {
+        add(fmt::format("a {} namespace", kNamespaces[i].second));
+      }
+    }
+  }
+}
+
+}  // namespace rfork::tracer
