@@ -188,11 +188,30 @@ void add_working_directory(PlanWriter& plan, const ProcessSettings& settings) {
   plan.call(SYS_chdir, {plan.text(path)}, "chdir to " + path);
 }
 
+namespace {
+
+void add_limit(PlanWriter& plan, size_t which, const rlimit64& limit) {
+  plan.call(SYS_prlimit64, {0, which, plan.value(limit), 0},
+            fmt::format("set {}", kLimitNames[which]));
+}
+
+}  // namespace
+
 void add_limits(PlanWriter& plan, const ProcessSettings& settings) {
   for (size_t i = 0; i < settings.limits.size(); ++i) {
-    const rlimit64 limit{settings.limits[i].soft, settings.limits[i].hard};
-    plan.call(SYS_prlimit64, {0, i, plan.value(limit), 0}, fmt::format("set {}", kLimitNames[i]));
+    rlimit64 limit{settings.limits[i].soft, settings.limits[i].hard};
+    rlimit64 here{};
+    if (i == RLIMIT_NOFILE && ::getrlimit64(RLIMIT_NOFILE, &here) == 0) {
+      limit.rlim_max = std::max(limit.rlim_max, here.rlim_max);
+      limit.rlim_cur = limit.rlim_max;
+    }
+    add_limit(plan, i, limit);
   }
+}
+
+void add_descriptor_limit(PlanWriter& plan, const ProcessSettings& settings) {
+  const auto& [soft, hard] = settings.limits[RLIMIT_NOFILE];
+  add_limit(plan, RLIMIT_NOFILE, {soft, hard});
 }
 
 void add_pending_signals(PlanWriter& plan, const image::Process& process) {

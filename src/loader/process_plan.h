@@ -45,8 +45,10 @@ uint64_t add_exe_operation(PlanWriter& plan, const image::Process& process, cons
 void add_signal_actions(PlanWriter& plan, const image::Process& process);
 void add_shared_settings(PlanWriter& plan, const image::Process& process,
                          const ProcessSettings& settings);
-/// Limits: after the threads and before the credentials.
+/// Limits: after the threads and before the credentials. RLIMIT_NOFILE stays as high as can be.
 void add_limits(PlanWriter& plan, const ProcessSettings& settings);
+/// RLIMIT_NOFILE, when all descriptors are there: some may be above it.
+void add_descriptor_limit(PlanWriter& plan, const ProcessSettings& settings);
 void add_pending_signals(PlanWriter& plan, const image::Process& process);
 /// What must be done as the child's own user.
 void add_working_directory(PlanWriter& plan, const ProcessSettings& settings);

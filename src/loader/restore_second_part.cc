@@ -133,6 +133,7 @@ void Restore::State::add_last_steps(const ThreadPlanInput& input) {
   open_files_->add_messages(*plan_);
   open_files_->add_watches(*plan_);
   open_files_->add_owners(*plan_, input.tids);
+  add_descriptor_limit(*plan_, settings_);
   add_dumpable(*plan_, process_);
   add_process_settings(*plan_, attributes_, process_.settings);
   // A POSIX lock is lost when any descriptor of its file is closed.

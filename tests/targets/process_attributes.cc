@@ -39,6 +39,10 @@ int main(int argc, char** argv) {
   MUST(personality(ADDR_NO_RANDOMIZE));
   MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
   lower(RLIMIT_CORE, 4096, 1 << 20);
+  constexpr int kAbove = 800;  // opened when the limit allowed it
+  const int null = open("/dev/null", O_RDWR);
+  MUST(dup2(null, kAbove));
+  MUST(close(null));
   lower(RLIMIT_NOFILE, 777, 20000);
   lower(RLIMIT_STACK, 4 << 20, RLIM_INFINITY);
   lower(RLIMIT_CPU, 5000, 6000);
@@ -64,6 +68,7 @@ int main(int argc, char** argv) {
   EXPECT_EQ(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), 1);
   EXPECT_EQ(prctl(PR_GET_DUMPABLE), 1);
   EXPECT_TEXT(limits(), limits_before);
+  EXPECT_EQ(write(kAbove, "x", 1), 1);
   EXPECT_TEXT(target::read_file("/proc/self/oom_score_adj"), oom_before);
   target::finish();
 }
