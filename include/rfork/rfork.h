@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
@@ -30,6 +31,7 @@ extern "C" {
 /* Strict C99 hides these. */
 extern long syscall(long number, ...);
 extern pid_t vfork(void);
+extern int clone(int (*function)(void*), void* stack, int flags, void* argument, ...);
 #endif
 
 #define RFORK_UNUSED __attribute__((unused))
@@ -139,9 +141,13 @@ static RFORK_UNUSED void rfork_take_child_signal(pid_t pid) {
 }
 
 /* Waits for a child whatever its end signal is. */
-static RFORK_UNUSED void rfork_reap(pid_t pid) {
+static RFORK_UNUSED void rfork_wait_for(pid_t pid) {
   while (waitpid(pid, (int*)0, 0x40000000 /* __WALL */) < 0 && errno == EINTR) {
   }
+}
+
+static RFORK_UNUSED void rfork_reap(pid_t pid) {
+  rfork_wait_for(pid);
   rfork_take_child_signal(pid);
 }
 
@@ -250,26 +256,41 @@ static RFORK_UNUSED void rfork_say_no_trace(const struct rfork_call* call, int32
   if (write(call->report[1], report, sizeof report) < 0) return; /* nobody reads it any more */
 }
 
-/* Starts rfork-trace as nobody's child: who waits for its own children must not meet it. Only what
- * is safe in the child of a vfork() is done there. */
+/* Makes rfork-trace a process whose parent ends. Only what is safe in the child of a vfork() is
+ * done here, and nothing that doesn't return: AddressSanitizer would look for this stack's other
+ * end. */
+static RFORK_UNUSED int rfork_between(void* argument) {
+  struct rfork_call* const call = (struct rfork_call*)argument;
+  const pid_t trace = vfork();
+  if (trace == 0) {
+    fcntl(call->report[1], F_SETFD, 0);
+    execvp(call->program, call->argv);
+    rfork_say_no_trace(call, ENOSYS, errno);
+    syscall(SYS_exit_group, 127);
+  }
+  if (trace < 0) rfork_say_no_trace(call, errno, errno);
+  return 0;
+}
+
+enum { RFORK_STACK = 65536 };
+
+/* Starts rfork-trace as nobody's child. What stands between sends no signal at its end, so a
+ * wait(2) or a handler elsewhere in the program doesn't meet it. */
 static RFORK_UNUSED void rfork_start(struct rfork_call* call) {
-  pid_t between;
+  char* const stack = (char*)mmap((void*)0, RFORK_STACK, PROT_READ | PROT_WRITE,
+                                  MAP_PRIVATE | 0x20 /* MAP_ANONYMOUS */, -1, 0);
+  const int error = errno;
+  int between = -1;
   call->argv[call->argc] = (char*)0;
   prctl(0x59616d61 /* PR_SET_PTRACER */, -1L, 0L, 0L, 0L);
-  between = vfork();
-  if (between == 0) {
-    const pid_t trace = vfork();
-    if (trace == 0) {
-      fcntl(call->report[1], F_SETFD, 0);
-      execvp(call->program, call->argv);
-      rfork_say_no_trace(call, ENOSYS, errno);
-      _exit(127);
-    }
-    if (trace < 0) rfork_say_no_trace(call, errno, errno);
-    _exit(0);
+  if (stack == (char*)MAP_FAILED) {
+    rfork_say_no_trace(call, error, error);
+  } else {
+    between = clone(rfork_between, stack + RFORK_STACK, 0x4100 /* CLONE_VM | CLONE_VFORK */, call);
+    if (between < 0) rfork_say_no_trace(call, errno, errno);
+    if (between > 0) rfork_wait_for(between);
+    munmap(stack, RFORK_STACK);
   }
-  if (between < 0) rfork_say_no_trace(call, errno, errno);
-  if (between > 0) rfork_reap(between);
   rfork_close_writer(call);
 }
 
