@@ -12,6 +12,9 @@ struct CallerStage {
   bool out_of_time = false;  ///< the caller's own limit has passed
 };
 
+/// In place of an errno: the caller is to fork now, and another report follows.
+constexpr int kReadyForFork = -1;
+
 /// Writes struct rfork_report to `fd`: an errno (0: done) and a sentence. Nobody may be there to
 /// read it.
 void report_to_caller(int fd, int error, const std::string& sentence);

@@ -50,6 +50,7 @@ struct Arguments {
   bool json = false, verbose = false;
   // From rfork/rfork.h.
   int report = -1;
+  int process_from = -1;  ///< a pipe that brings the pid once the report has asked for it
   uint64_t role = 0;
   uint32_t role_value = 0;
   int time_limit_ms = 0;
@@ -71,6 +72,7 @@ Exit codes: 0 done, 2 usage, 3 cannot trace, 4 cannot carry, 5 destination refus
 /// What rfork/rfork.h says, and no person: not in the help.
 void add_options_of_header(CLI::App& app, Arguments& arguments) {
   app.add_option("--report", arguments.report)->group("");
+  app.add_option("--process-from", arguments.process_from)->group("");
   app.add_option("--role", arguments.role)->group("");
   app.add_option("--role-value", arguments.role_value)->group("");
   app.add_option("--time-limit", arguments.time_limit_ms)->group("");
@@ -143,7 +145,8 @@ void check(const Arguments& arguments) {
     throw Refusal(Failure::usage, std::move(what), std::move(advice));
   };
   // Not CLI11's to require: it would say so of every misspelt option.
-  if (arguments.pid == 0) usage("no process is named", "rfork-trace PID HOST, or see --help");
+  if (arguments.pid == 0 && arguments.process_from < 0)
+    usage("no process is named", "rfork-trace PID HOST, or see --help");
   if (arguments.pid < 0)
     usage(fmt::format("{} is no pid", arguments.pid), "name a running process");
   const bool nowhere = arguments.host.empty() && arguments.output.empty();
@@ -340,6 +343,18 @@ session::Endpoint endpoint_of(const Arguments& arguments) {
   return endpoint;
 }
 
+/// The fork that waits for us, made by now.
+pid_t forked_process(const Arguments& arguments) {
+  report_to_caller(arguments.report, kReadyForFork, "");
+  const UniqueFd pipe(arguments.process_from);
+  int32_t pid = 0;
+  if (read_full(pipe.get(), std::as_writable_bytes(std::span(&pid, 1)), "the caller's pipe") <
+      sizeof pid) {
+    throw Refusal(Failure::interrupted, "the caller has made no process");
+  }
+  return pid;
+}
+
 session::SendOptions send_options(const Arguments& arguments) {
   session::SendOptions options;
   options.capture = capture_options(arguments);
@@ -357,6 +372,9 @@ session::SendOptions send_options(const Arguments& arguments) {
   options.shares_with_parent = arguments.as_fork;
   options.capture.relay_input = options.ghost && (!arguments.as_fork || arguments.input);
   options.connected = [] { stage.connected = true; };
+  if (arguments.process_from >= 0) {
+    options.process = [&arguments] { return forked_process(arguments); };
+  }
   // Nothing is lost with a fork that may run there unknown: it has no ghost, and gets SIGHUP.
   if (arguments.as_fork) options.given_up = out_of_time(arguments);
   return options;

@@ -116,6 +116,16 @@ def keys(world):
     expect(not daemon.settled() and not plain.settled(), "a child runs")
 
 
+def bystander(world):
+    """While no destination is reached nothing is forked that wait() or a SIGCHLD handler elsewhere would meet."""
+    daemon = harness.Daemon(world, None)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        closed = f"127.0.0.1:{probe.getsockname()[1]}"
+    for to, number in ((closed, errno.EHOSTUNREACH), (daemon.address, errno.EACCES), ("127.0.0.1:0", errno.EINVAL)):
+        said = world.run([world.build / "targets/bystander", "rfork", to], env=Caller(world).environment)
+        expect(said.code == 0 and said.out.startswith(f"errno={number} strangers=0 sigchld=0 "), f"{said}")
+
+
 def silent(world):
     """A daemon that says no more at some point: the limit of time ends it, whatever is waited for."""
     def keep(connection):
@@ -256,7 +266,7 @@ def memory(world):
     expect(not daemon.settled(), "a child runs")
 
 
-CASES = {"memory": memory, "arguments": arguments, "tracer": tracer, "keys": keys, "silent": silent, "unreachable": unreachable, "resolver": resolver,
+CASES = {"memory": memory, "arguments": arguments, "tracer": tracer, "keys": keys, "bystander": bystander, "silent": silent, "unreachable": unreachable, "resolver": resolver,
          "broken": broken, "refused": refused, "processes": processes_limit}
 
 if __name__ == "__main__":

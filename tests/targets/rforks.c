@@ -3,8 +3,10 @@
  * differs. Compiled as C99 and as C++17. */
 #include <rfork/rfork.h>
 
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #define EXPECT(condition)                                                                 \
@@ -136,9 +138,44 @@ static void test_many(void) {
   which = rfork_many(hosts, 5, pids);
   if (which >= 0) exit(20 + which);
   EXPECT(which == -1 && errno == EHOSTUNREACH && pids[3] == -1);
+  EXPECT(strstr(rfork_error(), hosts[3]) != NULL);
   for (i = 0; i < 5; ++i) {
     if (i != 3) EXPECT(WEXITSTATUS(status_of(pids[i])) == 20 + i);
   }
+}
+
+/* One of the hosts takes the connection and says nothing: the others' children don't wait for it.
+ */
+static void test_many_deaf(void) {
+  const int deaf = socket(AF_INET, SOCK_STREAM, 0);
+  struct sockaddr_in address;
+  socklen_t size = sizeof address;
+  struct timespec before, now;
+  char name[32];
+  const char* hosts[3];
+  pid_t holder, pids[3];
+  int which;
+  memset(&address, 0, sizeof address);
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT(bind(deaf, (struct sockaddr*)&address, size) == 0 && listen(deaf, 5) == 0);
+  EXPECT(getsockname(deaf, (struct sockaddr*)&address, &size) == 0);
+  holder = fork();
+  if (holder == 0) {
+    for (;;) pause();
+  }
+  close(deaf);
+  snprintf(name, sizeof name, "127.0.0.1:%d", ntohs(address.sin_port));
+  hosts[0] = name;
+  hosts[1] = hosts[2] = host;
+  clock_gettime(CLOCK_MONOTONIC, &before);
+  which = rfork_many(hosts, 3, pids);
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  if (which >= 0) exit(which == 0 || now.tv_sec - before.tv_sec > 3 ? 1 : 30 + which);
+  EXPECT(errno == EHOSTUNREACH && pids[0] == -1 && strstr(rfork_error(), name) != NULL);
+  EXPECT(WEXITSTATUS(status_of(pids[1])) == 31 && WEXITSTATUS(status_of(pids[2])) == 32);
+  kill(holder, SIGKILL);
+  status_of(holder);
 }
 
 static void* spin(void* stop) {
@@ -353,17 +390,12 @@ int main(int argc, char** argv) {
   static const struct {
     const char* name;
     void (*run)(void);
-  } cases[] = {{"status", test_status},
-               {"pipes", test_pipes},
-               {"signals", test_signals},
-               {"nested", test_nested},
-               {"many", test_many},
-               {"threads", test_threads},
-               {"from-thread", test_from_thread},
-               {"at-once", test_at_once},
-               {"early", test_early},
-               {"crowd", test_crowd},
-               {"move", test_move},
+  } cases[] = {{"status", test_status},   {"pipes", test_pipes},
+               {"signals", test_signals}, {"nested", test_nested},
+               {"many", test_many},       {"many-deaf", test_many_deaf},
+               {"threads", test_threads}, {"from-thread", test_from_thread},
+               {"at-once", test_at_once}, {"early", test_early},
+               {"crowd", test_crowd},     {"move", test_move},
                {"errors", test_errors}};
   size_t i;
   if (argc < 4) return 2;
