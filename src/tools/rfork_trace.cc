@@ -434,10 +434,31 @@ std::string why_no_child(const Arguments& arguments, const std::exception& error
                      arguments.time_limit_ms);
 }
 
+/// A pipe may be standard output or error where the caller has closed its own.
+void keep_above_standard(int& fd) {
+  if (fd < 0 || fd > STDERR_FILENO) return;
+  const int moved = ::fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+  if (moved < 0) return;
+  ::close(fd);
+  fd = moved;
+}
+
+/// So that nothing else becomes descriptor `fd`, and what is written there goes nowhere.
+void open_null_as(int fd) {
+  int null = ::open("/dev/null", O_RDWR);
+  if (null < 0) null = ::open("/", O_PATH);  // a root without /dev: writes fail
+  if (null < 0 || null == fd) return;
+  ::dup2(null, fd);
+  ::close(null);
+}
+
 /// The caller hears what became of it, and its terminal nothing.
-int work_for_caller(const Arguments& arguments) {
-  const UniqueFd null = open_or_throw("/dev/null", O_WRONLY);
-  ::dup2(null.get(), STDERR_FILENO);
+int work_for_caller(Arguments& arguments) {
+  keep_above_standard(arguments.report);
+  keep_above_standard(arguments.process_from);
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fd == STDERR_FILENO || ::fcntl(fd, F_GETFD) < 0) open_null_as(fd);
+  }
   try {
     work(arguments);
     report_to_caller(arguments.report, 0, "");

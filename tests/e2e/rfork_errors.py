@@ -101,6 +101,21 @@ def tracer(world):
     caller.succeeds(daemon.address, before=["env", f"PATH={os.path.dirname(without)}:/usr/bin:/bin"])
 
 
+def closed(world):
+    """Standard descriptors that the caller has closed: rfork-trace's own take their numbers."""
+    daemon = harness.Daemon(world, None)
+    caller = Caller(world, daemon.key)
+    for ends in ("2>&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-", "<&- >&-"):
+        file = world.folder / "said"
+        said = caller.run(daemon.address, f"to={file}", before=["sh", "-c", f'exec "$@" {ends}', "sh"])
+        said.expect(0)
+        text = file.read_text()
+        expect(re.fullmatch(r"child \d+\nended exit:42 sigchld=1 left=0\n", text), f"{ends}: {text!r}")
+        caller.run("127.0.0.1:0", f"to={file}", before=["sh", "-c", f'exec "$@" {ends}', "sh"]).expect(0)
+        text = file.read_text()
+        expect(text.startswith(f"failed errno={errno.EINVAL} ") and "127.0.0.1:0" in text, f"{ends}: {text!r}")
+
+
 def keys(world):
     daemon = harness.Daemon(world, None)
     other = world.folder / "other"
@@ -266,7 +281,7 @@ def memory(world):
     expect(not daemon.settled(), "a child runs")
 
 
-CASES = {"memory": memory, "arguments": arguments, "tracer": tracer, "keys": keys, "bystander": bystander, "silent": silent, "unreachable": unreachable, "resolver": resolver,
+CASES = {"memory": memory, "arguments": arguments, "tracer": tracer, "closed": closed, "keys": keys, "bystander": bystander, "silent": silent, "unreachable": unreachable, "resolver": resolver,
          "broken": broken, "refused": refused, "processes": processes_limit}
 
 if __name__ == "__main__":

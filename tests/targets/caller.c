@@ -3,6 +3,7 @@
  *   key=FILE limit=MS port=N    options of the call
  *   nproc=N                     RLIMIT_NPROC before it; a number that is smaller than what runs:
  * nothing more memory=MIB                  touched before the call, and checked in the child
+ *   to=FILE                     for what is said, opened after the call
  *   child=exit:N | pause | lines:N | bursts:N,N... | until:FILE | memory     what the child does
  *
  * Says "failed errno=N ms=N sigchld=N left=N: sentence", or "child PID" and, when that has ended,
@@ -78,7 +79,7 @@ static int left(void) {
 
 int main(int argc, char** argv) {
   struct rfork_options options;
-  const char *child_does = "exit:42", *value;
+  const char *child_does = "exit:42", *to = NULL, *value;
   pid_t child;
   long began;
   int i, status, error;
@@ -91,6 +92,7 @@ int main(int argc, char** argv) {
     if ((value = value_of(argv[i], "limit")) != NULL) options.time_limit_ms = atoi(value);
     if ((value = value_of(argv[i], "port")) != NULL) options.port = atoi(value);
     if ((value = value_of(argv[i], "child")) != NULL) child_does = value;
+    if ((value = value_of(argv[i], "to")) != NULL) to = value;
     if ((value = value_of(argv[i], "memory")) != NULL) memory_size = (size_t)atoi(value) << 20;
     if ((value = value_of(argv[i], "nproc")) != NULL) {
       struct rlimit limit;
@@ -109,6 +111,7 @@ int main(int argc, char** argv) {
   child = rfork_with(&options);
   error = errno;
   if (child == 0) return work(child_does);
+  if (to != NULL && freopen(to, "w", stdout) == NULL) return 2;
   if (child < 0) {
     printf("failed errno=%d ms=%ld sigchld=%d left=%d: %s\n", error, now_ms() - began,
            (int)child_signals, left(), rfork_error());
