@@ -225,9 +225,10 @@ static RFORK_UNUSED pid_t rfork_fork(struct rfork_call* call) {
   return child;
 }
 
-/* Signals are blocked: a handler that calls rfork() too would wait for its own thread. */
+/* `blocked`: those that the caller had blocked. All are now: a handler that calls rfork() too would
+ * wait for its own thread. */
 static RFORK_UNUSED int rfork_prepare(struct rfork_call* call, const struct rfork_options* options,
-                                      int forks) {
+                                      int forks, uint64_t blocked) {
   size_t i;
   memset(call, 0, sizeof *call);
   call->program = getenv("RFORK_TRACE");
@@ -238,6 +239,7 @@ static RFORK_UNUSED int rfork_prepare(struct rfork_call* call, const struct rfor
   if (forks) rfork_say_number(call, "--process-from=", (uint64_t)call->ends[2], "");
   for (i = 0; i < RFORK_ENDS; ++i)
     if (call->ends[i] >= 0) rfork_say_number(call, "--drop-fd=", (uint64_t)call->ends[i], "");
+  rfork_say_number(call, "--blocked=", blocked, "");
   if (options == (void*)0) return 0;
   if (options->key != (char*)0) {
     rfork_say(call, "--key");
@@ -424,7 +426,7 @@ static RFORK_UNUSED pid_t rfork_with(const struct rfork_options* options) {
   if (options->port < 0 || options->port > 65535)
     return rfork_fail(EINVAL, "rfork: there is no such port");
   mask = rfork_block_signals();
-  if (rfork_prepare(&call, options, 1) == 0) {
+  if (rfork_prepare(&call, options, 1, mask) == 0) {
     rfork_seek(&call, options->host, options->port, 1);
     if (rfork_hear_ready(&call) == 0) child = rfork_launch_ready(&call);
     if (child > 0 && rfork_hear_of(&call, child) != 0) child = -1;
@@ -448,7 +450,8 @@ struct rfork_crowd {
   pid_t* pids; /* 0: not forked yet; -1: failed */
   struct pollfd* polls;
   int n;
-  int error; /* errno of the last failure; 0: none. Its sentence: */
+  uint64_t blocked; /* signals that the caller had blocked */
+  int error;        /* errno of the last failure; 0: none. Its sentence: */
   char text[sizeof rfork_error_text];
 };
 
@@ -465,7 +468,7 @@ static RFORK_UNUSED void rfork_seek_all(struct rfork_crowd* crowd, const char* c
     if (hosts[i] == (char*)0 || hosts[i][0] == 0) {
       rfork_fail(EINVAL, "rfork: no host is named");
       rfork_lose_member(crowd, i);
-    } else if (rfork_prepare(&crowd->calls[i], (struct rfork_options*)0, 1) != 0) {
+    } else if (rfork_prepare(&crowd->calls[i], (struct rfork_options*)0, 1, crowd->blocked) != 0) {
       rfork_lose_member(crowd, i);
     } else {
       rfork_seek(&crowd->calls[i], hosts[i], 0, (uint32_t)i + 1);
@@ -537,7 +540,7 @@ static RFORK_UNUSED int rfork_many(const char* const hosts[], int n, pid_t pids[
   crowd.error = 0;
   crowd.calls = (struct rfork_call*)calloc((size_t)n, sizeof *crowd.calls);
   crowd.polls = (struct pollfd*)calloc((size_t)n, sizeof *crowd.polls);
-  mask = rfork_block_signals();
+  mask = crowd.blocked = rfork_block_signals();
   if (crowd.calls == (void*)0 || crowd.polls == (void*)0) {
     rfork_fail(ENOMEM, "rfork: no memory");
     for (which = 0; which < n; ++which) rfork_lose_member(&crowd, which);
@@ -563,7 +566,7 @@ static RFORK_UNUSED int rfork_many(const char* const hosts[], int n, pid_t pids[
 static RFORK_UNUSED int rfork_take(const char* word, const char* argument) {
   struct rfork_call call;
   const uint64_t mask = rfork_block_signals();
-  int error, result = rfork_prepare(&call, (struct rfork_options*)0, 0);
+  int error, result = rfork_prepare(&call, (struct rfork_options*)0, 0, mask);
   if (result == 0) {
     rfork_say_role(&call, 1);
     rfork_say(&call, word);

@@ -53,6 +53,7 @@ struct Arguments {
   int process_from = -1;  ///< a pipe that brings the pid once the report has asked for it
   uint64_t role = 0;
   uint32_t role_value = 0;
+  uint64_t blocked = ~uint64_t{0};  ///< signals that the caller had blocked: bit N - 1
   int time_limit_ms = 0;
   bool as_fork = false, input = false;
   uint32_t linger_s = 30;
@@ -73,6 +74,7 @@ Exit codes: 0 done, 2 usage, 3 cannot trace, 4 cannot carry, 5 destination refus
 void add_options_of_header(CLI::App& app, Arguments& arguments) {
   app.add_option("--report", arguments.report)->group("");
   app.add_option("--process-from", arguments.process_from)->group("");
+  app.add_option("--blocked", arguments.blocked)->group("");
   app.add_option("--role", arguments.role)->group("");
   app.add_option("--role-value", arguments.role_value)->group("");
   app.add_option("--time-limit", arguments.time_limit_ms)->group("");
@@ -434,6 +436,20 @@ std::string why_no_child(const Arguments& arguments, const std::exception& error
                      arguments.time_limit_ms);
 }
 
+/// The header has blocked all signals. Those that come from a terminal or a shell are for the
+/// group, and end the call too; but not those that the caller ignores, or had blocked.
+void unblock_signals(uint64_t blocked_by_caller) {
+  sigset_t heard;
+  sigemptyset(&heard);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction action {};
+    const bool ignored = ::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
+    if (!ignored && (blocked_by_caller >> (signal - 1) & 1) == 0) sigaddset(&heard, signal);
+  }
+  catch_signals();
+  ::sigprocmask(SIG_UNBLOCK, &heard, nullptr);
+}
+
 /// A pipe may be standard output or error where the caller has closed its own.
 void keep_above_standard(int& fd) {
   if (fd < 0 || fd > STDERR_FILENO) return;
@@ -460,6 +476,7 @@ int work_for_caller(Arguments& arguments) {
     if (fd == STDERR_FILENO || ::fcntl(fd, F_GETFD) < 0) open_null_as(fd);
   }
   try {
+    unblock_signals(arguments.blocked);
     work(arguments);
     report_to_caller(arguments.report, 0, "");
     return 0;

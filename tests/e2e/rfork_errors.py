@@ -9,6 +9,7 @@ import errno
 import os
 import random
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -114,6 +115,28 @@ def closed(world):
         caller.run("127.0.0.1:0", f"to={file}", before=["sh", "-c", f'exec "$@" {ends}', "sh"]).expect(0)
         text = file.read_text()
         expect(text.startswith(f"failed errno={errno.EINVAL} ") and "127.0.0.1:0" in text, f"{ends}: {text!r}")
+
+
+def interrupted(world):
+    """Ctrl-C and the like reach the whole group while a daemon says nothing: the call ends then."""
+    deaf = socket.create_server(("127.0.0.1", 0))
+    address = f"127.0.0.1:{deaf.getsockname()[1]}"
+    caller = Caller(world)
+    there = harness.processes()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for way in ("noted", "ignored", "blocked"):
+            words = [caller.program, address, "limit=2500", f"{way}={number.value}"]
+            program = world.start(words, env=caller.environment, start_new_session=True)
+            connection = deaf.accept()[0]    # of rfork-trace, which waits for a greeting
+            os.killpg(program.pid, number)
+            failure = Failure(program.wait(20))
+            wanted = errno.EINTR if way == "noted" else errno.ETIMEDOUT
+            expect(failure.errno == wanted, f"{number.name} {way}: {failure.said}")
+            if way == "noted":
+                expect(failure.ms < 2000, f"it took long: {failure.said}")
+            expect(failure.sigchld == 0 and failure.left == 0, f"the caller noticed: {failure.said}")
+            connection.close()
+            harness.nothing_left(there, f"{number.name} {way}")
 
 
 def keys(world):
@@ -281,7 +304,7 @@ def memory(world):
     expect(not daemon.settled(), "a child runs")
 
 
-CASES = {"memory": memory, "arguments": arguments, "tracer": tracer, "closed": closed, "keys": keys, "bystander": bystander, "silent": silent, "unreachable": unreachable, "resolver": resolver,
+CASES = {"memory": memory, "arguments": arguments, "tracer": tracer, "closed": closed, "interrupted": interrupted, "keys": keys, "bystander": bystander, "silent": silent, "unreachable": unreachable, "resolver": resolver,
          "broken": broken, "refused": refused, "processes": processes_limit}
 
 if __name__ == "__main__":

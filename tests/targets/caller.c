@@ -4,6 +4,7 @@
  *   nproc=N                     RLIMIT_NPROC before it; a number that is smaller than what runs:
  * nothing more memory=MIB                  touched before the call, and checked in the child
  *   to=FILE                     for what is said, opened after the call
+ *   noted=N ignored=N blocked=N a signal's disposition
  *   child=exit:N | pause | lines:N | bursts:N,N... | until:FILE | memory     what the child does
  *
  * Says "failed errno=N ms=N sigchld=N left=N: sentence", or "child PID" and, when that has ended,
@@ -18,6 +19,17 @@ static volatile sig_atomic_t child_signals;
 static void note_child(int number) {
   (void)number;
   ++child_signals;
+}
+
+static void note(int number) {
+  (void)number;
+}
+
+static void block(int number) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, number);
+  sigprocmask(SIG_BLOCK, &set, NULL);
 }
 
 static long now_ms(void) {
@@ -92,6 +104,9 @@ int main(int argc, char** argv) {
     if ((value = value_of(argv[i], "limit")) != NULL) options.time_limit_ms = atoi(value);
     if ((value = value_of(argv[i], "port")) != NULL) options.port = atoi(value);
     if ((value = value_of(argv[i], "child")) != NULL) child_does = value;
+    if ((value = value_of(argv[i], "noted")) != NULL) signal(atoi(value), note);
+    if ((value = value_of(argv[i], "ignored")) != NULL) signal(atoi(value), SIG_IGN);
+    if ((value = value_of(argv[i], "blocked")) != NULL) block(atoi(value));
     if ((value = value_of(argv[i], "to")) != NULL) to = value;
     if ((value = value_of(argv[i], "memory")) != NULL) memory_size = (size_t)atoi(value) << 20;
     if ((value = value_of(argv[i], "nproc")) != NULL) {
