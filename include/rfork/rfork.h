@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
@@ -276,6 +277,40 @@ static RFORK_UNUSED void rfork_say_no_trace(const struct rfork_call* call, int32
   if (write(call->ends[1], report, sizeof report) < 0) return; /* nobody reads it any more */
 }
 
+/* A soft limit of the caller is the caller's; rfork-trace gets as much as it may have, of a stack 8
+ * MiB. */
+static RFORK_UNUSED void rfork_raise_limits(void) {
+  static const struct {
+    int resource;
+    rlim_t most;
+  } kinds[] = {{RLIMIT_AS, RLIM_INFINITY},
+               {RLIMIT_DATA, RLIM_INFINITY},
+               {RLIMIT_CPU, RLIM_INFINITY},
+               {RLIMIT_NOFILE, RLIM_INFINITY},
+               {RLIMIT_STACK, 8 << 20}};
+  struct rlimit limit;
+  size_t i;
+  for (i = 0; i < sizeof kinds / sizeof kinds[0]; ++i) {
+    if (getrlimit(kinds[i].resource, &limit) != 0 || limit.rlim_cur >= kinds[i].most) continue;
+    limit.rlim_cur = limit.rlim_max < kinds[i].most ? limit.rlim_max : kinds[i].most;
+    setrlimit(kinds[i].resource, &limit);
+  }
+}
+
+/* Whether this process may not have what rfork-trace needs to be loaded. */
+static RFORK_UNUSED int rfork_limits_are_low(void) {
+  static const struct {
+    int resource;
+    rlim_t least;
+  } kinds[] = {{RLIMIT_AS, 32 << 20}, {RLIMIT_DATA, 8 << 20}, {RLIMIT_STACK, 256 << 10}};
+  struct rlimit limit;
+  size_t i;
+  for (i = 0; i < sizeof kinds / sizeof kinds[0]; ++i) {
+    if (getrlimit(kinds[i].resource, &limit) == 0 && limit.rlim_max < kinds[i].least) return 1;
+  }
+  return 0;
+}
+
 /* Makes rfork-trace a process whose parent ends. Only what is safe in the child of a vfork() is
  * done here, and nothing that doesn't return: AddressSanitizer would look for this stack's other
  * end. */
@@ -285,6 +320,7 @@ static RFORK_UNUSED int rfork_between(void* argument) {
   if (trace == 0) {
     fcntl(call->ends[1], F_SETFD, 0);
     if (call->ends[2] >= 0) fcntl(call->ends[2], F_SETFD, 0);
+    rfork_raise_limits();
     execvp(call->program, call->argv);
     rfork_say_no_trace(call, ENOSYS, errno);
     syscall(SYS_exit_group, 127);
@@ -293,11 +329,22 @@ static RFORK_UNUSED int rfork_between(void* argument) {
   return 0;
 }
 
+/* A shared one doesn't count for RLIMIT_DATA; but where vfork() is fork(), as with ThreadSanitizer,
+ * it must be private. */
+static RFORK_UNUSED char* rfork_map_stack(void) {
+  const int ways[] = {MAP_PRIVATE, MAP_SHARED};
+  void* stack = MAP_FAILED;
+  int i;
+  for (i = 0; i < 2 && stack == MAP_FAILED; ++i)
+    stack = mmap((void*)0, RFORK_STACK, PROT_READ | PROT_WRITE, ways[i] | 0x20 /* MAP_ANONYMOUS */,
+                 -1, 0);
+  return (char*)stack;
+}
+
 /* Starts rfork-trace as nobody's child. What stands between sends no signal at its end, so a
  * wait(2) or a handler elsewhere in the program doesn't meet it. */
 static RFORK_UNUSED void rfork_start(struct rfork_call* call) {
-  char* const stack = (char*)mmap((void*)0, RFORK_STACK, PROT_READ | PROT_WRITE,
-                                  MAP_PRIVATE | 0x20 /* MAP_ANONYMOUS */, -1, 0);
+  char* const stack = rfork_map_stack();
   const int error = errno;
   int between = -1;
   call->argv[call->argc] = (char*)0;
@@ -334,8 +381,12 @@ static RFORK_UNUSED int32_t rfork_read_report(struct rfork_call* call) {
     return report.error;
   }
   if (got < sizeof report.error) {
-    rfork_fail(EIO, "rfork-trace ended without a word");
-    return EIO;
+    const int low = rfork_limits_are_low();
+    rfork_fail(low ? ENOMEM : EIO,
+               low ? "rfork-trace ended without a word; this process's limits of memory "
+                     "(ulimit -Hv, -Hd, -Hs) may be too low for it"
+                   : "rfork-trace ended without a word");
+    return errno;
   }
   report.text[sizeof report.text - 1] = 0;
   if (report.error > 0) rfork_fail(report.error, report.text);

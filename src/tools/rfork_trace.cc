@@ -477,6 +477,7 @@ int work_for_caller(Arguments& arguments) {
   }
   try {
     unblock_signals(arguments.blocked);
+    check_own_limits(!arguments.key.empty());
     work(arguments);
     report_to_caller(arguments.report, 0, "");
     return 0;

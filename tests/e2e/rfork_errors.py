@@ -9,6 +9,7 @@ import errno
 import os
 import random
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -137,6 +138,21 @@ def interrupted(world):
             expect(failure.sigchld == 0 and failure.left == 0, f"the caller noticed: {failure.said}")
             connection.close()
             harness.nothing_left(there, f"{number.name} {way}")
+
+
+def limits(world):
+    """Soft limits of the caller are its own and its child's; hard ones that are too low are said at once."""
+    daemon = harness.Daemon(world, None)
+    caller = Caller(world, daemon.key)
+    kinds = {resource.RLIMIT_AS: (1 << 20) * 16, resource.RLIMIT_DATA: 1 << 20, resource.RLIMIT_STACK: 1 << 16,
+             resource.RLIMIT_NOFILE: 10}
+    for kind, limit in kinds.items():
+        caller.succeeds(daemon.address, soft=f"{kind}:{limit}", child="limits")
+    for kind, limit in kinds.items():
+        wanted = errno.EMFILE if kind == resource.RLIMIT_NOFILE else errno.ENOMEM
+        caller.fails(daemon.address, wanted, "ulimit", hard=f"{kind}:{limit}")
+    caller.fails(daemon.address, errno.ENOMEM, "ulimit", hard=f"{resource.RLIMIT_AS}:{6 << 20}")
+    expect(not daemon.settled(), "a child runs")
 
 
 def keys(world):
@@ -304,7 +320,7 @@ def memory(world):
     expect(not daemon.settled(), "a child runs")
 
 
-CASES = {"memory": memory, "arguments": arguments, "tracer": tracer, "closed": closed, "interrupted": interrupted, "keys": keys, "bystander": bystander, "silent": silent, "unreachable": unreachable, "resolver": resolver,
+CASES = {"memory": memory, "arguments": arguments, "tracer": tracer, "closed": closed, "limits": limits, "interrupted": interrupted, "keys": keys, "bystander": bystander, "silent": silent, "unreachable": unreachable, "resolver": resolver,
          "broken": broken, "refused": refused, "processes": processes_limit}
 
 if __name__ == "__main__":
