@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "base/unique_fd.h"
+#include "net/ssh.h"
 
 namespace rfork {
 
@@ -68,6 +69,7 @@ int errno_of(const std::exception& error, const CallerStage& stage) {
                                              failed->code().category() == std::generic_category());
     return known && failed->code().value() != 0 ? failed->code().value() : EIO;
   }
+  if (const auto* ssh = dynamic_cast<const net::SshRefusal*>(refusal)) return ssh->error();
   switch (refusal->failure()) {
     case Failure::usage:
       return EINVAL;
