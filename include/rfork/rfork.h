@@ -32,7 +32,6 @@ extern "C" {
 #else
 /* Strict C99 hides these. */
 extern long syscall(long number, ...);
-extern pid_t vfork(void);
 extern int clone(int (*function)(void*), void* stack, int flags, void* argument, ...);
 #endif
 
@@ -72,6 +71,7 @@ enum {
 /* A call of rfork-trace, prepared before anything is forked. */
 struct rfork_call {
   const char* program;
+  char* stack; /* of who starts it */
   char* argv[RFORK_MAX_ARGUMENTS];
   int argc;
   char numbers[RFORK_MAX_ARGUMENTS][40];
@@ -311,26 +311,35 @@ static RFORK_UNUSED int rfork_limits_are_low(void) {
   return 0;
 }
 
-/* Makes rfork-trace a process whose parent ends. Only what is safe in the child of a vfork() is
- * done here, and nothing that doesn't return: AddressSanitizer would look for this stack's other
- * end. */
+enum {
+  RFORK_SHARE = 0x4100,       /* CLONE_VM | CLONE_VFORK: the caller waits, also for an execve() */
+  RFORK_STACK_BETWEEN = 16384 /* the upper part of the stack; the lower one is of rfork_run() */
+};
+
+/* Becomes rfork-trace. It shares the memory of the caller, with a stack of its own, and does only
+ * what is safe in the child of a vfork(). That itself isn't called: AddressSanitizer clears all
+ * memory between this stack and the thread's then, and ThreadSanitizer calls fork(). */
+static RFORK_UNUSED int rfork_run(void* argument) {
+  struct rfork_call* const call = (struct rfork_call*)argument;
+  fcntl(call->ends[1], F_SETFD, 0);
+  if (call->ends[2] >= 0) fcntl(call->ends[2], F_SETFD, 0);
+  rfork_raise_limits();
+  execvp(call->program, call->argv);
+  rfork_say_no_trace(call, ENOSYS, errno);
+  return 127;
+}
+
+/* Makes rfork-trace a process whose parent ends. */
 static RFORK_UNUSED int rfork_between(void* argument) {
   struct rfork_call* const call = (struct rfork_call*)argument;
-  const pid_t trace = vfork();
-  if (trace == 0) {
-    fcntl(call->ends[1], F_SETFD, 0);
-    if (call->ends[2] >= 0) fcntl(call->ends[2], F_SETFD, 0);
-    rfork_raise_limits();
-    execvp(call->program, call->argv);
-    rfork_say_no_trace(call, ENOSYS, errno);
-    syscall(SYS_exit_group, 127);
-  }
-  if (trace < 0) rfork_say_no_trace(call, errno, errno);
+  char* const end = call->stack + RFORK_STACK - RFORK_STACK_BETWEEN;
+  if (clone(rfork_run, end, RFORK_SHARE | 17 /* SIGCHLD */, call) < 0)
+    rfork_say_no_trace(call, errno, errno);
   return 0;
 }
 
-/* A shared one doesn't count for RLIMIT_DATA; but where vfork() is fork(), as with ThreadSanitizer,
- * it must be private. */
+/* A shared one doesn't count for RLIMIT_DATA; but where such a clone() is emulated by fork(), it
+ * must be private. */
 static RFORK_UNUSED char* rfork_map_stack(void) {
   const int ways[] = {MAP_PRIVATE, MAP_SHARED};
   void* stack = MAP_FAILED;
@@ -344,17 +353,17 @@ static RFORK_UNUSED char* rfork_map_stack(void) {
 /* Starts rfork-trace as nobody's child. What stands between sends no signal at its end, so a
  * wait(2) or a handler elsewhere in the program doesn't meet it. */
 static RFORK_UNUSED void rfork_start(struct rfork_call* call) {
-  char* const stack = rfork_map_stack();
-  const int error = errno;
-  int between = -1;
+  int between, error;
   call->argv[call->argc] = (char*)0;
-  if (stack == (char*)MAP_FAILED) {
+  call->stack = rfork_map_stack();
+  if (call->stack == (char*)MAP_FAILED) {
+    error = errno;
     rfork_say_no_trace(call, error, error);
   } else {
-    between = clone(rfork_between, stack + RFORK_STACK, 0x4100 /* CLONE_VM | CLONE_VFORK */, call);
+    between = clone(rfork_between, call->stack + RFORK_STACK, RFORK_SHARE, call);
     if (between < 0) rfork_say_no_trace(call, errno, errno);
     if (between > 0) rfork_wait_for(between);
-    munmap(stack, RFORK_STACK);
+    munmap(call->stack, RFORK_STACK);
   }
   rfork_close_its_ends(call);
 }

@@ -155,6 +155,20 @@ def limits(world):
     expect(not daemon.settled(), "a child runs")
 
 
+def checked(world):
+    """A caller with AddressSanitizer: its memory's shadow goes along, and nothing of the call upsets it."""
+    daemon = harness.Daemon(world, None)
+    caller = Caller(world, daemon.key)
+    caller.program = world.build / "targets/caller_checked"
+    if not caller.program.exists():
+        raise harness.Skip("the compiler has no AddressSanitizer")
+    caller.succeeds(daemon.address)
+    failure = caller.fails("127.0.0.1:0", errno.EINVAL, "127.0.0.1:0")
+    expect(failure.ms < LATE_MS and failure.said.err == "", f"{failure.said}")
+    failure = caller.fails(daemon.address, errno.ENOSYS, environment={"RFORK_TRACE": "/nowhere/rfork-trace"})
+    expect(failure.ms < LATE_MS and failure.said.err == "", f"{failure.said}")
+
+
 def keys(world):
     daemon = harness.Daemon(world, None)
     other = world.folder / "other"
@@ -320,7 +334,7 @@ def memory(world):
     expect(not daemon.settled(), "a child runs")
 
 
-CASES = {"memory": memory, "arguments": arguments, "tracer": tracer, "closed": closed, "limits": limits, "interrupted": interrupted, "keys": keys, "bystander": bystander, "silent": silent, "unreachable": unreachable, "resolver": resolver,
+CASES = {"memory": memory, "arguments": arguments, "tracer": tracer, "checked": checked, "closed": closed, "limits": limits, "interrupted": interrupted, "keys": keys, "bystander": bystander, "silent": silent, "unreachable": unreachable, "resolver": resolver,
          "broken": broken, "refused": refused, "processes": processes_limit}
 
 if __name__ == "__main__":
