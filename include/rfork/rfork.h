@@ -65,7 +65,8 @@ enum {
   RFORK_MAX_ARGUMENTS = 64,
   RFORK_STACK = 65536,
   RFORK_READY = -1, /* a report: the destination is reached, fork now */
-  RFORK_ENDS = 4
+  RFORK_ENDS = 4,
+  RFORK_CLOSE_ON_EXEC = 02000000 /* O_CLOEXEC */
 };
 
 /* A call of rfork-trace, prepared before anything is forked. */
@@ -167,12 +168,11 @@ static RFORK_UNUSED void rfork_close_end(struct rfork_call* call, int end) {
 
 /* The pipe for rfork-trace's answer, and one for the pid of a process that is still to be made. */
 static RFORK_UNUSED int rfork_open_pipes(struct rfork_call* call, int forks) {
-  const int close_on_exec = 02000000; /* O_CLOEXEC */
   int i, error = 0;
   for (i = 0; i < RFORK_ENDS; ++i) call->ends[i] = -1;
   rfork_enter();
-  if (syscall(SYS_pipe2, call->ends, close_on_exec) != 0 ||
-      (forks && syscall(SYS_pipe2, call->ends + 2, close_on_exec) != 0)) {
+  if (syscall(SYS_pipe2, call->ends, RFORK_CLOSE_ON_EXEC) != 0 ||
+      (forks && syscall(SYS_pipe2, call->ends + 2, RFORK_CLOSE_ON_EXEC) != 0)) {
     error = errno;
     for (i = 0; i < 2; ++i) rfork_close_end(call, i);
   } else {
@@ -184,10 +184,13 @@ static RFORK_UNUSED int rfork_open_pipes(struct rfork_call* call, int forks) {
   return error == 0 ? 0 : -1;
 }
 
-/* rfork-trace has its ends now. */
+/* rfork-trace has its ends now. Where this process itself will be captured, without these pipes, no
+ * other thread may get their numbers meanwhile. */
 static RFORK_UNUSED void rfork_close_its_ends(struct rfork_call* call) {
+  const int forks = call->ends[2] >= 0;
   rfork_enter();
-  rfork_close_end(call, 1);
+  if (forks || syscall(SYS_dup3, call->ends[0], call->ends[1], RFORK_CLOSE_ON_EXEC) < 0)
+    rfork_close_end(call, 1);
   rfork_close_end(call, 2);
   rfork_leave();
 }
@@ -238,8 +241,9 @@ static RFORK_UNUSED int rfork_prepare(struct rfork_call* call, const struct rfor
   rfork_say(call, "rfork-trace");
   rfork_say_number(call, "--report=", (uint64_t)call->ends[1], "");
   if (forks) rfork_say_number(call, "--process-from=", (uint64_t)call->ends[2], "");
-  for (i = 0; i < RFORK_ENDS; ++i)
-    if (call->ends[i] >= 0) rfork_say_number(call, "--drop-fd=", (uint64_t)call->ends[i], "");
+  /* A fork has closed the others when rfork-trace hears of it. */
+  for (i = forks ? 3 : 0; i < (forks ? 4 : 2); ++i)
+    rfork_say_number(call, "--drop-fd=", (uint64_t)call->ends[i], "");
   rfork_say_number(call, "--blocked=", blocked, "");
   if (options == (void*)0) return 0;
   if (options->key != (char*)0) {

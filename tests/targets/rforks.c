@@ -256,6 +256,37 @@ static void* fork_and_count(void* expected) {
   return NULL;
 }
 
+enum { OPENED = 200 };
+static int opened[OPENED];
+static volatile int opened_count;
+static void* keep_opening(void* stop) {
+  while (*(volatile int*)stop == 0 && opened_count < OPENED) {
+    struct timespec pause_ns = {0, 500000};
+    opened[opened_count] = open("/dev/null", O_RDONLY);
+    ++opened_count;
+    nanosleep(&pause_ns, NULL);
+  }
+  return NULL;
+}
+
+/* What another thread opens during the call is the child's too, also under a number that a pipe of
+ * the call had. */
+static void test_opening(void) {
+  pthread_t thread;
+  pid_t child;
+  int stop = 0, i;
+  EXPECT(pthread_create(&thread, NULL, keep_opening, &stop) == 0);
+  child = rfork(host);
+  EXPECT(child >= 0);
+  if (child == 0) {
+    for (i = 0; i < opened_count; ++i) EXPECT(fcntl(opened[i], F_GETFD) != -1);
+    exit(7);
+  }
+  stop = 1;
+  EXPECT(pthread_join(thread, NULL) == 0);
+  EXPECT(WEXITSTATUS(status_of(child)) == 7);
+}
+
 /* Threads call at the same moment: no child has another one's descriptors. */
 static void test_at_once(void) {
   pthread_t threads[6];
@@ -394,9 +425,9 @@ int main(int argc, char** argv) {
                {"signals", test_signals}, {"nested", test_nested},
                {"many", test_many},       {"many-deaf", test_many_deaf},
                {"threads", test_threads}, {"from-thread", test_from_thread},
-               {"at-once", test_at_once}, {"early", test_early},
-               {"crowd", test_crowd},     {"move", test_move},
-               {"errors", test_errors}};
+               {"opening", test_opening}, {"at-once", test_at_once},
+               {"early", test_early},     {"crowd", test_crowd},
+               {"move", test_move},       {"errors", test_errors}};
   size_t i;
   if (argc < 4) return 2;
   host = argv[3];
