@@ -12,13 +12,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
@@ -29,7 +32,7 @@ extern "C" {
 #else
 /* Strict C99 hides these. */
 extern long syscall(long number, ...);
-extern pid_t vfork(void);
+extern int clone(int (*function)(void*), void* stack, int flags, void* argument, ...);
 #endif
 
 #define RFORK_UNUSED __attribute__((unused))
@@ -54,20 +57,29 @@ static RFORK_UNUSED const char* rfork_error(void) {
 
 /* What rfork-trace answers, in one write. */
 struct rfork_report {
-  int32_t error; /* an errno; 0: done */
+  int32_t error; /* an errno; 0: done; RFORK_READY */
   char text[1020];
 };
 
-enum { RFORK_MAX_ARGUMENTS = 64 };
+enum {
+  RFORK_MAX_ARGUMENTS = 64,
+  RFORK_STACK = 65536,
+  RFORK_READY = -1, /* a report: the destination is reached, fork now */
+  RFORK_ENDS = 4,
+  RFORK_CLOSE_ON_EXEC = 02000000 /* O_CLOEXEC */
+};
 
 /* A call of rfork-trace, prepared before anything is forked. */
 struct rfork_call {
   const char* program;
+  char* stack; /* of who starts it */
   char* argv[RFORK_MAX_ARGUMENTS];
   int argc;
   char numbers[RFORK_MAX_ARGUMENTS][40];
   int number_count;
-  int report[2]; /* a pipe; -1: closed */
+  /* Of two pipes, read and write end: rfork-trace's report, and the fork's pid for it. -1: closed.
+   */
+  int ends[RFORK_ENDS];
   volatile uint32_t
       role; /* 0 here; what rfork-trace wrote there: the number of the child, from 1 on */
   struct rfork_call* next;
@@ -139,43 +151,55 @@ static RFORK_UNUSED void rfork_take_child_signal(pid_t pid) {
 }
 
 /* Waits for a child whatever its end signal is. */
-static RFORK_UNUSED void rfork_reap(pid_t pid) {
+static RFORK_UNUSED void rfork_wait_for(pid_t pid) {
   while (waitpid(pid, (int*)0, 0x40000000 /* __WALL */) < 0 && errno == EINTR) {
   }
+}
+
+static RFORK_UNUSED void rfork_reap(pid_t pid) {
+  rfork_wait_for(pid);
   rfork_take_child_signal(pid);
 }
 
-/* The pipe for rfork-trace's answer. */
-static RFORK_UNUSED int rfork_open_report(struct rfork_call* call) {
-  int i, result;
+static RFORK_UNUSED void rfork_close_end(struct rfork_call* call, int end) {
+  if (call->ends[end] >= 0) close(call->ends[end]);
+  call->ends[end] = -1;
+}
+
+/* The pipe for rfork-trace's answer, and one for the pid of a process that is still to be made. */
+static RFORK_UNUSED int rfork_open_pipes(struct rfork_call* call, int forks) {
+  int i, error = 0;
+  for (i = 0; i < RFORK_ENDS; ++i) call->ends[i] = -1;
   rfork_enter();
-  result = pipe(call->report);
-  if (result == 0) {
-    for (i = 0; i < 2; ++i) fcntl(call->report[i], F_SETFD, FD_CLOEXEC);
+  if (syscall(SYS_pipe2, call->ends, RFORK_CLOSE_ON_EXEC) != 0 ||
+      (forks && syscall(SYS_pipe2, call->ends + 2, RFORK_CLOSE_ON_EXEC) != 0)) {
+    error = errno;
+    for (i = 0; i < 2; ++i) rfork_close_end(call, i);
+  } else {
     call->next = rfork_calls;
     rfork_calls = call;
   }
   rfork_leave();
-  return result;
+  errno = error;
+  return error == 0 ? 0 : -1;
 }
 
-static RFORK_UNUSED void rfork_close_end(struct rfork_call* call, int end) {
-  if (call->report[end] >= 0) close(call->report[end]);
-  call->report[end] = -1;
-}
-
-/* rfork-trace has its end now. */
-static RFORK_UNUSED void rfork_close_writer(struct rfork_call* call) {
+/* rfork-trace has its ends now. Where this process itself will be captured, without these pipes, no
+ * other thread may get their numbers meanwhile. */
+static RFORK_UNUSED void rfork_close_its_ends(struct rfork_call* call) {
+  const int forks = call->ends[2] >= 0;
   rfork_enter();
-  rfork_close_end(call, 1);
+  if (forks || syscall(SYS_dup3, call->ends[0], call->ends[1], RFORK_CLOSE_ON_EXEC) < 0)
+    rfork_close_end(call, 1);
+  rfork_close_end(call, 2);
   rfork_leave();
 }
 
-static RFORK_UNUSED void rfork_close_report(struct rfork_call* call) {
+static RFORK_UNUSED void rfork_close_pipes(struct rfork_call* call) {
   struct rfork_call** at;
+  int i;
   rfork_enter();
-  rfork_close_end(call, 0);
-  rfork_close_end(call, 1);
+  for (i = 0; i < RFORK_ENDS; ++i) rfork_close_end(call, i);
   for (at = &rfork_calls; *at != (void*)0; at = &(*at)->next) {
     if (*at != call) continue;
     *at = call->next;
@@ -184,36 +208,43 @@ static RFORK_UNUSED void rfork_close_report(struct rfork_call* call) {
   rfork_leave();
 }
 
-/* fork(). The child has no report of another call: not one of this thread's, not another
- * thread's. */
+/* fork(). Of the pipes of all calls, this thread's and other threads', the child has only what
+ * rfork-trace reads its pid from. */
 static RFORK_UNUSED pid_t rfork_fork(struct rfork_call* call) {
-  struct rfork_call* other;
+  struct rfork_call* each;
   pid_t child;
+  int i;
   rfork_enter();
   child = fork();
   if (child == 0) {
-    for (other = rfork_calls; other != (void*)0; other = other->next) {
-      if (other == call) continue;
-      rfork_close_end(other, 0);
-      rfork_close_end(other, 1);
+    for (each = rfork_calls; each != (void*)0; each = each->next) {
+      for (i = 0; i < RFORK_ENDS; ++i)
+        if (each != call || i != 3) rfork_close_end(each, i);
     }
     rfork_calls = (struct rfork_call*)0;
+  } else {
+    rfork_close_end(call, 3);
   }
   rfork_leave();
   return child;
 }
 
-/* Signals are blocked: a handler that calls rfork() too would wait for its own thread. */
-static RFORK_UNUSED int rfork_prepare(struct rfork_call* call,
-                                      const struct rfork_options* options) {
+/* `blocked`: those that the caller had blocked. All are now: a handler that calls rfork() too would
+ * wait for its own thread. */
+static RFORK_UNUSED int rfork_prepare(struct rfork_call* call, const struct rfork_options* options,
+                                      int forks, uint64_t blocked) {
   size_t i;
   memset(call, 0, sizeof *call);
   call->program = getenv("RFORK_TRACE");
   if (call->program == (char*)0 || call->program[0] == 0) call->program = "rfork-trace";
-  if (rfork_open_report(call) != 0) return rfork_fail(errno, "rfork: no pipe can be made");
+  if (rfork_open_pipes(call, forks) != 0) return rfork_fail(errno, "rfork: no pipe can be made");
   rfork_say(call, "rfork-trace");
-  rfork_say_number(call, "--report=", (uint64_t)call->report[1], "");
-  for (i = 0; i < 2; ++i) rfork_say_number(call, "--drop-fd=", (uint64_t)call->report[i], "");
+  rfork_say_number(call, "--report=", (uint64_t)call->ends[1], "");
+  if (forks) rfork_say_number(call, "--process-from=", (uint64_t)call->ends[2], "");
+  /* A fork has closed the others when rfork-trace hears of it. */
+  for (i = forks ? 3 : 0; i < (forks ? 4 : 2); ++i)
+    rfork_say_number(call, "--drop-fd=", (uint64_t)call->ends[i], "");
+  rfork_say_number(call, "--blocked=", blocked, "");
   if (options == (void*)0) return 0;
   if (options->key != (char*)0) {
     rfork_say(call, "--key");
@@ -225,7 +256,7 @@ static RFORK_UNUSED int rfork_prepare(struct rfork_call* call,
   for (i = 0; i < options->drop_count; ++i)
     rfork_say_number(call, "--drop-fd=", (uint64_t)options->drop[i], "");
   if (call->argc > RFORK_MAX_ARGUMENTS - 8) {
-    rfork_close_report(call);
+    rfork_close_pipes(call);
     return rfork_fail(E2BIG, "rfork: too many descriptors are to be dropped");
   }
   return 0;
@@ -247,46 +278,111 @@ static RFORK_UNUSED void rfork_say_host(struct rfork_call* call, const char* hos
 static RFORK_UNUSED void rfork_say_no_trace(const struct rfork_call* call, int32_t error,
                                             int32_t why) {
   const int32_t report[2] = {error, why};
-  if (write(call->report[1], report, sizeof report) < 0) return; /* nobody reads it any more */
+  if (write(call->ends[1], report, sizeof report) < 0) return; /* nobody reads it any more */
 }
 
-/* Starts rfork-trace as nobody's child: who waits for its own children must not meet it. Only what
- * is safe in the child of a vfork() is done there. */
-static RFORK_UNUSED void rfork_start(struct rfork_call* call) {
-  pid_t between;
-  call->argv[call->argc] = (char*)0;
-  prctl(0x59616d61 /* PR_SET_PTRACER */, -1L, 0L, 0L, 0L);
-  between = vfork();
-  if (between == 0) {
-    const pid_t trace = vfork();
-    if (trace == 0) {
-      fcntl(call->report[1], F_SETFD, 0);
-      execvp(call->program, call->argv);
-      rfork_say_no_trace(call, ENOSYS, errno);
-      _exit(127);
-    }
-    if (trace < 0) rfork_say_no_trace(call, errno, errno);
-    _exit(0);
+/* A soft limit of the caller is the caller's; rfork-trace gets as much as it may have, of a stack 8
+ * MiB. */
+static RFORK_UNUSED void rfork_raise_limits(void) {
+  static const struct {
+    int resource;
+    rlim_t most;
+  } kinds[] = {{RLIMIT_AS, RLIM_INFINITY},
+               {RLIMIT_DATA, RLIM_INFINITY},
+               {RLIMIT_CPU, RLIM_INFINITY},
+               {RLIMIT_NOFILE, RLIM_INFINITY},
+               {RLIMIT_STACK, 8 << 20}};
+  struct rlimit limit;
+  size_t i;
+  for (i = 0; i < sizeof kinds / sizeof kinds[0]; ++i) {
+    if (getrlimit(kinds[i].resource, &limit) != 0 || limit.rlim_cur >= kinds[i].most) continue;
+    limit.rlim_cur = limit.rlim_max < kinds[i].most ? limit.rlim_max : kinds[i].most;
+    setrlimit(kinds[i].resource, &limit);
   }
-  if (between < 0) rfork_say_no_trace(call, errno, errno);
-  if (between > 0) rfork_reap(between);
-  rfork_close_writer(call);
 }
 
-/* rfork-trace's answer; 0 or -1 and errno. A process that woke up elsewhere has no pipe any more:
- * EBADF. */
-static RFORK_UNUSED int rfork_hear(struct rfork_call* call) {
+/* Whether this process may not have what rfork-trace needs to be loaded. */
+static RFORK_UNUSED int rfork_limits_are_low(void) {
+  static const struct {
+    int resource;
+    rlim_t least;
+  } kinds[] = {{RLIMIT_AS, 32 << 20}, {RLIMIT_DATA, 8 << 20}, {RLIMIT_STACK, 256 << 10}};
+  struct rlimit limit;
+  size_t i;
+  for (i = 0; i < sizeof kinds / sizeof kinds[0]; ++i) {
+    if (getrlimit(kinds[i].resource, &limit) == 0 && limit.rlim_max < kinds[i].least) return 1;
+  }
+  return 0;
+}
+
+enum {
+  RFORK_SHARE = 0x4100,       /* CLONE_VM | CLONE_VFORK: the caller waits, also for an execve() */
+  RFORK_STACK_BETWEEN = 16384 /* the upper part of the stack; the lower one is of rfork_run() */
+};
+
+/* Becomes rfork-trace. It shares the memory of the caller, with a stack of its own, and does only
+ * what is safe in the child of a vfork(). That itself isn't called: AddressSanitizer clears all
+ * memory between this stack and the thread's then, and ThreadSanitizer calls fork(). */
+static RFORK_UNUSED int rfork_run(void* argument) {
+  struct rfork_call* const call = (struct rfork_call*)argument;
+  fcntl(call->ends[1], F_SETFD, 0);
+  if (call->ends[2] >= 0) fcntl(call->ends[2], F_SETFD, 0);
+  rfork_raise_limits();
+  execvp(call->program, call->argv);
+  rfork_say_no_trace(call, ENOSYS, errno);
+  return 127;
+}
+
+/* Makes rfork-trace a process whose parent ends. */
+static RFORK_UNUSED int rfork_between(void* argument) {
+  struct rfork_call* const call = (struct rfork_call*)argument;
+  char* const end = call->stack + RFORK_STACK - RFORK_STACK_BETWEEN;
+  if (clone(rfork_run, end, RFORK_SHARE | 17 /* SIGCHLD */, call) < 0)
+    rfork_say_no_trace(call, errno, errno);
+  return 0;
+}
+
+/* A shared one doesn't count for RLIMIT_DATA; but where such a clone() is emulated by fork(), it
+ * must be private. */
+static RFORK_UNUSED char* rfork_map_stack(void) {
+  const int ways[] = {MAP_PRIVATE, MAP_SHARED};
+  void* stack = MAP_FAILED;
+  int i;
+  for (i = 0; i < 2 && stack == MAP_FAILED; ++i)
+    stack = mmap((void*)0, RFORK_STACK, PROT_READ | PROT_WRITE, ways[i] | 0x20 /* MAP_ANONYMOUS */,
+                 -1, 0);
+  return (char*)stack;
+}
+
+/* Starts rfork-trace as nobody's child. What stands between sends no signal at its end, so a
+ * wait(2) or a handler elsewhere in the program doesn't meet it. */
+static RFORK_UNUSED void rfork_start(struct rfork_call* call) {
+  int between, error;
+  call->argv[call->argc] = (char*)0;
+  call->stack = rfork_map_stack();
+  if (call->stack == (char*)MAP_FAILED) {
+    error = errno;
+    rfork_say_no_trace(call, error, error);
+  } else {
+    between = clone(rfork_between, call->stack + RFORK_STACK, RFORK_SHARE, call);
+    if (between < 0) rfork_say_no_trace(call, errno, errno);
+    if (between > 0) rfork_wait_for(between);
+    munmap(call->stack, RFORK_STACK);
+  }
+  rfork_close_its_ends(call);
+}
+
+/* rfork-trace's next answer: its error; or -1 and errno where there is none. */
+static RFORK_UNUSED int32_t rfork_read_report(struct rfork_call* call) {
   struct rfork_report report;
   size_t got = 0;
   memset(&report, 0, sizeof report);
   while (got < sizeof report) {
-    const ssize_t n = read(call->report[0], (char*)&report + got, sizeof report - got);
+    const ssize_t n = read(call->ends[0], (char*)&report + got, sizeof report - got);
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) break;
     got += (size_t)n;
   }
-  if (call->role != 0) call->report[0] = call->report[1] = -1;
-  rfork_close_report(call);
   if (call->role != 0) return 0;
   if (got == 2 * sizeof report.error) {
     char text[300];
@@ -294,39 +390,99 @@ static RFORK_UNUSED int rfork_hear(struct rfork_call* call) {
     memcpy(&why, report.text, sizeof why);
     snprintf(text, sizeof text, "%.200s can't be run: %s%s", call->program, strerror(why),
              report.error == ENOSYS ? "; name rfork-trace in RFORK_TRACE, or put it in PATH" : "");
-    return rfork_fail(report.error, text);
+    rfork_fail(report.error, text);
+    return report.error;
   }
-  if (got < sizeof report.error) return rfork_fail(EIO, "rfork-trace ended without a word");
+  if (got < sizeof report.error) {
+    const int low = rfork_limits_are_low();
+    rfork_fail(low ? ENOMEM : EIO,
+               low ? "rfork-trace ended without a word; this process's limits of memory "
+                     "(ulimit -Hv, -Hd, -Hs) may be too low for it"
+                   : "rfork-trace ended without a word");
+    return errno;
+  }
   report.text[sizeof report.text - 1] = 0;
-  if (report.error != 0) return rfork_fail(report.error, report.text);
+  if (report.error > 0) rfork_fail(report.error, report.text);
+  return report.error;
+}
+
+/* Waits until rfork-trace has reached the destination; 0 or -1 and errno. Nothing has been forked
+ * so far: who waits for any child elsewhere in the program meets none. */
+static RFORK_UNUSED int rfork_hear_ready(struct rfork_call* call) {
+  const int32_t error = rfork_read_report(call);
+  if (error == RFORK_READY) return 0;
+  rfork_close_pipes(call);
+  return error == 0 ? rfork_fail(EIO, "rfork-trace did not wait for the fork") : -1;
+}
+
+/* Waits for rfork-trace's last answer; 0 or -1 and errno. A process that woke up elsewhere has no
+ * pipe any more: EBADF. */
+static RFORK_UNUSED int rfork_hear(struct rfork_call* call) {
+  const int32_t error = rfork_read_report(call);
+  int i;
+  if (call->role != 0) {
+    for (i = 0; i < RFORK_ENDS; ++i) call->ends[i] = -1;
+  }
+  rfork_close_pipes(call);
+  if (call->role == 0 && error != 0) return -1;
   rfork_error_text[0] = 0;
   return 0;
 }
 
-/* A fork that waits until rfork-trace has taken it away: it returns on the other host only, as
- * `number`. */
-static RFORK_UNUSED pid_t rfork_launch(struct rfork_call* call, const char* host, int port,
-                                       uint32_t number) {
-  char room[300];
-  pid_t child = rfork_fork(call);
-  if (child != 0) return child;
+static RFORK_UNUSED void rfork_say_role(struct rfork_call* call, uint32_t value) {
   rfork_say_number(call, "--role=", (uint64_t)(uintptr_t)&call->role, "");
-  rfork_say_number(call, "--role-value=", number, "");
+  rfork_say_number(call, "--role-value=", value, "");
+}
+
+/* Lets rfork-trace find the way to `host`. What will be forked there returns as `number`. */
+static RFORK_UNUSED void rfork_seek(struct rfork_call* call, const char* host, int port,
+                                    uint32_t number) {
+  char room[300];
+  rfork_say_role(call, number);
   rfork_say(call, "--as-fork");
-  rfork_say_number(call, "", (uint64_t)getpid(), "");
+  rfork_say(call, "0"); /* the pid comes through the pipe */
   rfork_say_host(call, host, port, room, sizeof room);
-  rfork_close_end(call, 0);
   rfork_start(call);
+}
+
+/* A fork that waits until rfork-trace has taken it away: it returns on the other host only. */
+static RFORK_UNUSED pid_t rfork_launch(struct rfork_call* call) {
+  int32_t pid;
+  const pid_t child = rfork_fork(call);
+  if (child != 0) return child;
+  prctl(0x59616d61 /* PR_SET_PTRACER */, -1L, 0L, 0L, 0L);
+  pid = (int32_t)getpid();
+  if (write(call->ends[3], &pid, sizeof pid) < 0) pid = 0; /* the parent hears of it */
+  rfork_close_end(call, 3);
   while (call->role == 0)
     syscall(SYS_futex, &call->role, 0 /* FUTEX_WAIT */, 0, (void*)0, (void*)0, 0);
   return 0;
 }
 
+/* Waits until the fork has been taken away; 0 or -1 and errno, and then it is gone. */
+static RFORK_UNUSED int rfork_hear_of(struct rfork_call* call, pid_t child) {
+  int error;
+  if (rfork_hear(call) == 0) return 0;
+  error = errno;
+  syscall(SYS_kill, child, 9);
+  rfork_reap(child);
+  errno = error;
+  return -1;
+}
+
+/* rfork_launch() of what is ready, in the parent with the sentence of a failure. */
+static RFORK_UNUSED pid_t rfork_launch_ready(struct rfork_call* call) {
+  const pid_t child = rfork_launch(call);
+  const int error = errno;
+  if (child >= 0) return child;
+  rfork_close_pipes(call);
+  return rfork_fail(error, "rfork: fork() failed");
+}
+
 static RFORK_UNUSED pid_t rfork_with(const struct rfork_options* options) {
   struct rfork_call call;
   uint64_t mask;
-  pid_t child;
-  int error;
+  pid_t child = -1;
   if (options == (void*)0 || options->size < sizeof(struct rfork_options) ||
       options->host == (char*)0 || options->host[0] == 0) {
     return rfork_fail(EINVAL, "rfork: no host is named");
@@ -334,24 +490,10 @@ static RFORK_UNUSED pid_t rfork_with(const struct rfork_options* options) {
   if (options->port < 0 || options->port > 65535)
     return rfork_fail(EINVAL, "rfork: there is no such port");
   mask = rfork_block_signals();
-  if (rfork_prepare(&call, options) != 0) {
-    rfork_restore_signals(mask);
-    return -1;
-  }
-  child = rfork_launch(&call, options->host, options->port, 1);
-  if (child <= 0) {
-    error = errno;
-    if (child < 0) rfork_close_report(&call);
-    rfork_restore_signals(mask);
-    return child == 0 ? 0 : rfork_fail(error, "rfork: fork() failed");
-  }
-  rfork_close_writer(&call);
-  if (rfork_hear(&call) != 0) {
-    error = errno;
-    syscall(SYS_kill, child, 9);
-    rfork_reap(child);
-    child = -1;
-    errno = error;
+  if (rfork_prepare(&call, options, 1, mask) == 0) {
+    rfork_seek(&call, options->host, options->port, 1);
+    if (rfork_hear_ready(&call) == 0) child = rfork_launch_ready(&call);
+    if (child > 0 && rfork_hear_of(&call, child) != 0) child = -1;
   }
   rfork_restore_signals(mask);
   return child;
@@ -366,67 +508,136 @@ static RFORK_UNUSED pid_t rfork(const char* host) {
   return rfork_with(&options);
 }
 
+/* The members of a rfork_many(). */
+struct rfork_crowd {
+  struct rfork_call* calls;
+  pid_t* pids; /* 0: not forked yet; -1: failed */
+  struct pollfd* polls;
+  int n;
+  uint64_t blocked; /* signals that the caller had blocked */
+  int error;        /* errno of the last failure; 0: none. Its sentence: */
+  char text[sizeof rfork_error_text];
+};
+
+static RFORK_UNUSED void rfork_lose_member(struct rfork_crowd* crowd, int i) {
+  crowd->error = errno;
+  memcpy(crowd->text, rfork_error_text, sizeof crowd->text);
+  crowd->pids[i] = -1;
+}
+
+static RFORK_UNUSED void rfork_seek_all(struct rfork_crowd* crowd, const char* const hosts[]) {
+  int i;
+  for (i = 0; i < crowd->n; ++i) {
+    crowd->pids[i] = 0;
+    if (hosts[i] == (char*)0 || hosts[i][0] == 0) {
+      rfork_fail(EINVAL, "rfork: no host is named");
+      rfork_lose_member(crowd, i);
+    } else if (rfork_prepare(&crowd->calls[i], (struct rfork_options*)0, 1, crowd->blocked) != 0) {
+      rfork_lose_member(crowd, i);
+    } else {
+      rfork_seek(&crowd->calls[i], hosts[i], 0, (uint32_t)i + 1);
+    }
+  }
+}
+
+enum { RFORK_SILENCE_MS = 200 };
+
+/* Waits until all members that aren't forked yet have an answer, or nobody else has had one for a
+ * while: so they are forked at one moment, and none for whom another takes long. Gives how many
+ * have an answer; their polls[].fd is -1. */
+static RFORK_UNUSED int rfork_await_answers(struct rfork_crowd* crowd) {
+  int i, silent = 0, answered = 0, limit_ms = -1;
+  for (i = 0; i < crowd->n; ++i) {
+    crowd->polls[i].fd = crowd->pids[i] == 0 ? crowd->calls[i].ends[0] : -1;
+    crowd->polls[i].events = POLLIN;
+    silent += crowd->pids[i] == 0;
+  }
+  while (answered < silent) {
+    const int found = poll(crowd->polls, (nfds_t)crowd->n, limit_ms);
+    if (found == 0) break;
+    for (i = 0; i < crowd->n; ++i) {
+      if (crowd->polls[i].fd < 0 || (found > 0 && crowd->polls[i].revents == 0)) continue;
+      crowd->polls[i].fd = -1; /* all of them, where poll() fails: to be read in their order */
+      ++answered;
+    }
+    limit_ms = RFORK_SILENCE_MS;
+  }
+  return answered;
+}
+
+/* Gives -1 in the parent when all have been forked or have failed, and in child i i. */
+static RFORK_UNUSED int rfork_launch_all(struct rfork_crowd* crowd) {
+  int i;
+  while (rfork_await_answers(crowd) > 0) {
+    for (i = 0; i < crowd->n; ++i) {
+      if (crowd->pids[i] != 0 || crowd->polls[i].fd >= 0) continue;
+      if (rfork_hear_ready(&crowd->calls[i]) != 0) {
+        rfork_lose_member(crowd, i);
+        continue;
+      }
+      crowd->pids[i] = rfork_launch_ready(&crowd->calls[i]);
+      if (crowd->pids[i] == 0) return i;
+      if (crowd->pids[i] < 0) rfork_lose_member(crowd, i);
+    }
+  }
+  return -1;
+}
+
+static RFORK_UNUSED void rfork_hear_all(struct rfork_crowd* crowd) {
+  int i;
+  for (i = 0; i < crowd->n; ++i) {
+    if (crowd->pids[i] > 0 && rfork_hear_of(&crowd->calls[i], crowd->pids[i]) != 0)
+      rfork_lose_member(crowd, i);
+  }
+}
+
 /* As many children as hosts, of one moment, at once. Gives n in the parent, with pids[] filled; -1
  * there when some could not be made, whose pids[i] are -1 (errno and rfork_error() are the last
  * one's). In child i it gives i, from 0 on. */
 static RFORK_UNUSED int rfork_many(const char* const hosts[], int n, pid_t pids[]) {
-  struct rfork_call* calls;
+  struct rfork_crowd crowd;
   uint64_t mask;
-  int i, failed = 0, error = 0;
+  int which = -1;
   if (n <= 0) return rfork_fail(EINVAL, "rfork: no host is named");
-  calls = (struct rfork_call*)calloc((size_t)n, sizeof *calls);
-  if (calls == (void*)0) return rfork_fail(ENOMEM, "rfork: no memory");
-  mask = rfork_block_signals();
-  for (i = 0; i < n; ++i) {
-    pids[i] = -1;
-    if (hosts[i] == (char*)0 || hosts[i][0] == 0) {
-      failed = 1, error = EINVAL;
-      rfork_fail(EINVAL, "rfork: no host is named");
-      continue;
-    }
-    if (rfork_prepare(&calls[i], (struct rfork_options*)0) != 0) {
-      failed = 1, error = errno;
-      continue;
-    }
-    pids[i] = rfork_launch(&calls[i], hosts[i], 0, (uint32_t)i + 1);
-    if (pids[i] == 0) {
-      free(calls);
-      rfork_restore_signals(mask);
-      return i;
-    }
-    error = pids[i] < 0 ? errno : error;
-    rfork_close_writer(&calls[i]);
-    if (pids[i] < 0) {
-      failed = 1;
-      rfork_close_report(&calls[i]);
-      rfork_fail(error, "rfork: fork() failed");
-    }
+  crowd.pids = pids;
+  crowd.n = n;
+  crowd.error = 0;
+  crowd.calls = (struct rfork_call*)calloc((size_t)n, sizeof *crowd.calls);
+  crowd.polls = (struct pollfd*)calloc((size_t)n, sizeof *crowd.polls);
+  mask = crowd.blocked = rfork_block_signals();
+  if (crowd.calls == (void*)0 || crowd.polls == (void*)0) {
+    rfork_fail(ENOMEM, "rfork: no memory");
+    for (which = 0; which < n; ++which) rfork_lose_member(&crowd, which);
+    which = -1;
+  } else {
+    rfork_seek_all(&crowd, hosts);
+    which = rfork_launch_all(&crowd);
+    if (which < 0) rfork_hear_all(&crowd);
   }
-  for (i = 0; i < n; ++i) {
-    if (pids[i] <= 0 || rfork_hear(&calls[i]) == 0) continue;
-    failed = 1, error = errno;
-    syscall(SYS_kill, pids[i], 9);
-    rfork_reap(pids[i]);
-    pids[i] = -1;
+  free(crowd.calls);
+  free(crowd.polls);
+  rfork_error_text[0] = 0;
+  if (which < 0 && crowd.error != 0) {
+    rfork_fail(crowd.error, crowd.text);
+  } else if (which < 0) {
+    which = n;
   }
-  free(calls);
-  errno = error;
   rfork_restore_signals(mask);
-  return failed ? -1 : n;
+  return which;
 }
 
 /* Lets rfork-trace take this process; 0 here, the role where it woke up again, -1 with errno. */
 static RFORK_UNUSED int rfork_take(const char* word, const char* argument) {
   struct rfork_call call;
   const uint64_t mask = rfork_block_signals();
-  int error, result = rfork_prepare(&call, (struct rfork_options*)0);
+  int error, result = rfork_prepare(&call, (struct rfork_options*)0, 0, mask);
   if (result == 0) {
-    rfork_say_number(&call, "--role=", (uint64_t)(uintptr_t)&call.role, "");
-    rfork_say_number(&call, "--role-value=", 1, "");
+    rfork_say_role(&call, 1);
     rfork_say(&call, word);
     rfork_say_number(&call, "", (uint64_t)getpid(), "");
     if (strcmp(word, "--exec") == 0) rfork_say(&call, "-o");
     rfork_say(&call, argument);
+    prctl(0x59616d61 /* PR_SET_PTRACER */, -1L, 0L, 0L, 0L);
     rfork_start(&call);
     result = rfork_hear(&call);
     error = errno;

@@ -109,6 +109,16 @@ UniqueFd above_standard(UniqueFd fd) {
   return moved;
 }
 
+/// The errno of what ssh says when it fails itself: it has one exit status for everything, and no
+/// translations (OpenSSH's sshconnect.c and sshconnect2.c).
+int errno_of_words(const std::string& said) {
+  for (const char* text : {": Permission denied (", "Host key verification failed",
+                           "Too many authentication failures", "No supported authentication"}) {
+    if (said.find(text) != std::string::npos) return EACCES;
+  }
+  return EHOSTUNREACH;
+}
+
 /// What comes in place of a greeting, until one comes, nothing more does, or it has been enough.
 struct Noise {
   size_t size = 0;
@@ -225,8 +235,8 @@ std::string Ssh::last_words() const {
 
 void Ssh::explain_silence(const Refusal& lost, Connection& connection) {
   constexpr milliseconds kPatience{1'000};
-  const auto lose = [&](std::string what, std::string advice = {}) {
-    throw Refusal(Failure::connection_lost, where_ + what, std::move(advice));
+  const auto lose = [&](std::string what, std::string advice = {}, int error = EHOSTUNREACH) {
+    throw SshRefusal(error, where_ + what, std::move(advice));
   };
   const bool closed = connection.input_waiting();  // the end can be read: nobody speaks any more
   const Noise noise = connection.not_a_preface().empty() ? Noise{} : read_noise(connection);
@@ -236,7 +246,7 @@ void Ssh::explain_silence(const Refusal& lost, Connection& connection) {
   const std::string said = last_words();
   if (code == kNotFound || code == kNotExecutable) {
     lose(fmt::format(" has no rforkd in its PATH ({})", said.empty() ? "exit 127" : said),
-         "install it there, or name it in RFORK_RFORKD");
+         "install it there, or name it in RFORK_RFORKD", ENOSYS);
   }
   if (noise.size > 0) {
     lose(fmt::format(" sent {} bytes of something else {}: '{}'", noise.size,
@@ -244,7 +254,8 @@ void Ssh::explain_silence(const Refusal& lost, Connection& connection) {
          "does a shell start-up file print there? it should for people only");
   }
   if (code == kOwnFailure || (!said.empty() && end)) {
-    lose(fmt::format(": {}", said.empty() ? program_ + " failed and did not say why" : said));
+    lose(fmt::format(": {}", said.empty() ? program_ + " failed and did not say why" : said), "",
+         code == kOwnFailure ? errno_of_words(said) : EHOSTUNREACH);
   }
   if (!said.empty())
     lose(fmt::format(": {} ({} said: {})", lost.reasons().front().what, program_, said));

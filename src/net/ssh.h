@@ -26,6 +26,18 @@
 
 namespace rfork::net {
 
+/// No rforkd has been reached, and why, as far as ssh says.
+class SshRefusal : public Refusal {
+ public:
+  /// `error`: EHOSTUNREACH, EACCES (the key or the host's key), ENOSYS (no rforkd there).
+  SshRefusal(int error, std::string what, std::string advice)
+      : Refusal(Failure::connection_lost, std::move(what), std::move(advice)), error_(error) {}
+  int error() const { return error_; }
+
+ private:
+  int error_;
+};
+
 class Ssh {
  public:
   /// Starts ssh. Throws Refusal(connection_lost) when there is no such program.

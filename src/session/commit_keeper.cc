@@ -26,14 +26,24 @@ void signal_original(int pidfd, int signal) {
   ::syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0);
 }
 
-// The keeper's whole life. The pipe brings the move's id when the commit begins, a byte when it is
-// over, and its end when rfork-trace is gone.
-void keep(int pipe, int pidfd, const std::function<Resolution(const std::string&)>& ask,
-          const std::function<std::string(const std::string&)>& how_to_decide) {
-  std::byte buffer[32];
-  if (read_full(pipe, buffer, "commit pipe") < sizeof buffer) return;
-  const std::string move_id(reinterpret_cast<const char*>(buffer), sizeof buffer);
-  if (read_full(pipe, std::span(buffer).first(1), "commit pipe") == 1) return;
+struct Commit {
+  pid_t original;
+  char move_id[32];
+};
+
+// The keeper's whole life. The pipe brings a Commit when one begins, a byte when it is over, and
+// its end when rfork-trace is gone.
+void keep(int pipe, const std::function<Resolution(const std::string&)>& ask,
+          const std::function<std::string(pid_t, const std::string&)>& how_to_decide) {
+  Commit commit;
+  if (read_full(pipe, std::as_writable_bytes(std::span(&commit, 1)), "commit pipe") <
+      sizeof commit) {
+    return;
+  }
+  const std::string move_id(commit.move_id, sizeof commit.move_id);
+  const UniqueFd original(static_cast<int>(::syscall(SYS_pidfd_open, commit.original, 0)));
+  std::byte over{};
+  if (read_full(pipe, std::span(&over, 1), "commit pipe") == 1) return;
 
   const auto deadline = std::chrono::steady_clock::now() + kAskFor;
   while (std::chrono::steady_clock::now() < deadline) {
@@ -41,21 +51,20 @@ void keep(int pipe, int pidfd, const std::function<Resolution(const std::string&
       const Resolution resolution = ask(move_id);
       if (resolution.state == Resolution::State::unknown) break;
       const bool went = resolution.state != Resolution::State::aborted;
-      signal_original(pidfd, went ? SIGKILL : SIGCONT);
+      signal_original(original.get(), went ? SIGKILL : SIGCONT);
       return;
     } catch (const std::exception&) {
       std::this_thread::sleep_for(kAskEvery);
     }
   }
-  std::fputs(fmt::format("rfork-trace: {}\n", how_to_decide(move_id)).c_str(), stderr);
+  std::fputs(fmt::format("rfork-trace: {}\n", how_to_decide(commit.original, move_id)).c_str(),
+             stderr);
 }
 
 }  // namespace
 
-CommitKeeper::CommitKeeper(pid_t original, std::function<Resolution(const std::string&)> ask,
-                           std::function<std::string(const std::string&)> how_to_decide) {
-  const UniqueFd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, original, 0)));
-  if (!pidfd) throw ProcessGone(original);
+CommitKeeper::CommitKeeper(std::function<Resolution(const std::string&)> ask,
+                           std::function<std::string(pid_t, const std::string&)> how_to_decide) {
   int fds[2];
   if (::pipe2(fds, O_CLOEXEC) != 0) throw_errno("pipe2");
   UniqueFd reader(fds[0]);
@@ -67,7 +76,7 @@ CommitKeeper::CommitKeeper(pid_t original, std::function<Resolution(const std::s
   ::setsid();  // neither the terminal's Ctrl-C nor a signal to our group reaches it
   int status = 0;
   try {
-    keep(reader.get(), pidfd.get(), ask, how_to_decide);
+    keep(reader.get(), ask, how_to_decide);
   } catch (const std::exception& error) {
     status = report_failure("rfork-trace", error);
   }
@@ -79,8 +88,10 @@ CommitKeeper::~CommitKeeper() {
   if (keeper_ > 0) ::waitpid(keeper_, nullptr, 0);
 }
 
-void CommitKeeper::commit_begins(const std::string& move_id) {
-  write_full(pipe_.get(), as_bytes(move_id), "commit pipe");
+void CommitKeeper::commit_begins(pid_t original, const std::string& move_id) {
+  Commit commit{original, {}};
+  move_id.copy(commit.move_id, sizeof commit.move_id);
+  write_full(pipe_.get(), std::as_bytes(std::span(&commit, 1)), "commit pipe");
 }
 
 void CommitKeeper::commit_ends() {

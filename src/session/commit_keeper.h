@@ -19,17 +19,18 @@ namespace rfork::session {
 
 class CommitKeeper {
  public:
-  /// Forks the keeper for `original`. `ask` is called in it with the move's id; it throws while the
-  /// destination can't be asked. `how_to_decide` gives the line for the person when it never can.
-  CommitKeeper(pid_t original, std::function<Resolution(const std::string& move_id)> ask,
-               std::function<std::string(const std::string& move_id)> how_to_decide);
+  /// Forks the keeper. `ask` is called in it with the move's id; it throws while the destination
+  /// can't be asked. `how_to_decide` gives the line for the person when it never can.
+  CommitKeeper(
+      std::function<Resolution(const std::string& move_id)> ask,
+      std::function<std::string(pid_t original, const std::string& move_id)> how_to_decide);
   /// Ends the keeper, unless it was told of a commit and not of its end.
   ~CommitKeeper();
   CommitKeeper(const CommitKeeper&) = delete;
   CommitKeeper& operator=(const CommitKeeper&) = delete;
 
   /// From here on the keeper decides if this process dies. The original must be held already.
-  void commit_begins(const std::string& move_id);
+  void commit_begins(pid_t original, const std::string& move_id);
   /// Which side runs is settled, or has been said to the person.
   void commit_ends();
 

@@ -148,7 +148,7 @@ Running commit_move(tracer::Capture& capture, Destination& there, CommitKeeper& 
                     const Endpoint& endpoint, pid_t pid, const SendOptions& options,
                     const LetGo& let_go) {
   capture.hold_original();
-  keeper.commit_begins(there.move_id());
+  keeper.commit_begins(pid, there.move_id());
   std::optional<Running> running;
   try {
     running = let_go();
@@ -213,18 +213,23 @@ Sent send_process(pid_t pid, const Endpoint& endpoint, const SendOptions& option
   if (endpoint.key) {
     prepared = std::async(std::launch::async, [] { net::prepare_tls(net::Role::client); });
   }
-  const tracer::Examination examination = tracer::examine(pid, options.capture);
+  std::optional<tracer::Examination> examined;
+  if (!options.process) examined = tracer::examine(pid, options.capture);
   std::optional<CommitKeeper> keeper;
   if (options.capture.move) {
     if (prepared.valid()) prepared.get();  // the keeper is forked: no other thread must be there
-    keeper.emplace(
-        pid, [&](const std::string& move_id) { return resolve(uninterrupted, move_id); },
-        [&](const std::string& move_id) {
-          return how_to_decide(pid, endpoint.address.text(), move_id);
-        });
+    keeper.emplace([&](const std::string& move_id) { return resolve(uninterrupted, move_id); },
+                   [&](pid_t original, const std::string& move_id) {
+                     return how_to_decide(original, endpoint.address.text(), move_id);
+                   });
   }
   Destination there(interruptible);
   options.connected();
+  if (options.process) {
+    pid = options.process();
+    examined = tracer::examine(pid, options.capture);
+  }
+  const tracer::Examination& examination = *examined;
   std::optional<ImageOutput> output(std::in_place, there, options.spool, examination.euid);
   const Answer answer = there.offer(make_offer(examination, options));
 

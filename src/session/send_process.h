@@ -21,7 +21,9 @@ struct SendOptions {
   std::string spool;  ///< the image goes through this directory; empty: through the connection
   bool shares_with_parent = false;  ///< others read here what the child may read: only on demand
   std::function<void()> connected = [] {};  ///< called when the destination has shown the key
-  bool ghost = false;                       ///< of a move: the original's pid stays, for its parent
+  /// Gives the process, which is made only then. Called after connected().
+  std::function<pid_t()> process;
+  bool ghost = false;      ///< of a move: the original's pid stays, for its parent
   uint32_t linger_s = 30;  ///< how long a ghost whose connection is lost tries to get it back
   /// The caller waits no longer, not even for the end of a commit: asked again and again.
   std::function<bool()> given_up = [] { return false; };
@@ -42,7 +44,7 @@ struct Sent {
 /// What a destination is told of the process first.
 Offer make_offer(const tracer::Examination& examination, const SendOptions& options);
 
-/// Copies (or moves, capture.move) process `pid` to `endpoint`.
+/// Copies (or moves, capture.move) process `pid`, or what options.process gives, to `endpoint`.
 ///
 /// A move commits in two phases: the child stands ready, the original is held, the child is let go,
 /// the original ends. When the connection breaks in between, the daemon is asked again by the

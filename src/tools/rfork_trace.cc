@@ -50,8 +50,10 @@ struct Arguments {
   bool json = false, verbose = false;
   // From rfork/rfork.h.
   int report = -1;
+  int process_from = -1;  ///< a pipe that brings the pid once the report has asked for it
   uint64_t role = 0;
   uint32_t role_value = 0;
+  uint64_t blocked = ~uint64_t{0};  ///< signals that the caller had blocked: bit N - 1
   int time_limit_ms = 0;
   bool as_fork = false, input = false;
   uint32_t linger_s = 30;
@@ -71,6 +73,8 @@ Exit codes: 0 done, 2 usage, 3 cannot trace, 4 cannot carry, 5 destination refus
 /// What rfork/rfork.h says, and no person: not in the help.
 void add_options_of_header(CLI::App& app, Arguments& arguments) {
   app.add_option("--report", arguments.report)->group("");
+  app.add_option("--process-from", arguments.process_from)->group("");
+  app.add_option("--blocked", arguments.blocked)->group("");
   app.add_option("--role", arguments.role)->group("");
   app.add_option("--role-value", arguments.role_value)->group("");
   app.add_option("--time-limit", arguments.time_limit_ms)->group("");
@@ -143,7 +147,8 @@ void check(const Arguments& arguments) {
     throw Refusal(Failure::usage, std::move(what), std::move(advice));
   };
   // Not CLI11's to require: it would say so of every misspelt option.
-  if (arguments.pid == 0) usage("no process is named", "rfork-trace PID HOST, or see --help");
+  if (arguments.pid == 0 && arguments.process_from < 0)
+    usage("no process is named", "rfork-trace PID HOST, or see --help");
   if (arguments.pid < 0)
     usage(fmt::format("{} is no pid", arguments.pid), "name a running process");
   const bool nowhere = arguments.host.empty() && arguments.output.empty();
@@ -340,6 +345,18 @@ session::Endpoint endpoint_of(const Arguments& arguments) {
   return endpoint;
 }
 
+/// The fork that waits for us, made by now.
+pid_t forked_process(const Arguments& arguments) {
+  report_to_caller(arguments.report, kReadyForFork, "");
+  const UniqueFd pipe(arguments.process_from);
+  int32_t pid = 0;
+  if (read_full(pipe.get(), std::as_writable_bytes(std::span(&pid, 1)), "the caller's pipe") <
+      sizeof pid) {
+    throw Refusal(Failure::interrupted, "the caller has made no process");
+  }
+  return pid;
+}
+
 session::SendOptions send_options(const Arguments& arguments) {
   session::SendOptions options;
   options.capture = capture_options(arguments);
@@ -357,6 +374,9 @@ session::SendOptions send_options(const Arguments& arguments) {
   options.shares_with_parent = arguments.as_fork;
   options.capture.relay_input = options.ghost && (!arguments.as_fork || arguments.input);
   options.connected = [] { stage.connected = true; };
+  if (arguments.process_from >= 0) {
+    options.process = [&arguments] { return forked_process(arguments); };
+  }
   // Nothing is lost with a fork that may run there unknown: it has no ghost, and gets SIGHUP.
   if (arguments.as_fork) options.given_up = out_of_time(arguments);
   return options;
@@ -416,11 +436,48 @@ std::string why_no_child(const Arguments& arguments, const std::exception& error
                      arguments.time_limit_ms);
 }
 
+/// The header has blocked all signals. Those that come from a terminal or a shell are for the
+/// group, and end the call too; but not those that the caller ignores, or had blocked.
+void unblock_signals(uint64_t blocked_by_caller) {
+  sigset_t heard;
+  sigemptyset(&heard);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction action {};
+    const bool ignored = ::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
+    if (!ignored && (blocked_by_caller >> (signal - 1) & 1) == 0) sigaddset(&heard, signal);
+  }
+  catch_signals();
+  ::sigprocmask(SIG_UNBLOCK, &heard, nullptr);
+}
+
+/// A pipe may be standard output or error where the caller has closed its own.
+void keep_above_standard(int& fd) {
+  if (fd < 0 || fd > STDERR_FILENO) return;
+  const int moved = ::fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+  if (moved < 0) return;
+  ::close(fd);
+  fd = moved;
+}
+
+/// So that nothing else becomes descriptor `fd`, and what is written there goes nowhere.
+void open_null_as(int fd) {
+  int null = ::open("/dev/null", O_RDWR);
+  if (null < 0) null = ::open("/", O_PATH);  // a root without /dev: writes fail
+  if (null < 0 || null == fd) return;
+  ::dup2(null, fd);
+  ::close(null);
+}
+
 /// The caller hears what became of it, and its terminal nothing.
-int work_for_caller(const Arguments& arguments) {
-  const UniqueFd null = open_or_throw("/dev/null", O_WRONLY);
-  ::dup2(null.get(), STDERR_FILENO);
+int work_for_caller(Arguments& arguments) {
+  keep_above_standard(arguments.report);
+  keep_above_standard(arguments.process_from);
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fd == STDERR_FILENO || ::fcntl(fd, F_GETFD) < 0) open_null_as(fd);
+  }
   try {
+    unblock_signals(arguments.blocked);
+    check_own_limits(!arguments.key.empty());
     work(arguments);
     report_to_caller(arguments.report, 0, "");
     return 0;

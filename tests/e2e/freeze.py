@@ -3,6 +3,7 @@
 
 twice      0 in the original, 1 in each process that the file makes, as often as it is run, on another host too
 wrong      no file, no such directory, a directory: -1, errno, a sentence, and nothing is left
+bystander  another thread's wait() and a SIGCHLD handler don't meet what stands between
 full       a disk that fills: no half file under its name or another
 """
 
@@ -67,6 +68,12 @@ def wrong(world):
     expect(not list(world.folder.glob("*frozen*")), "a file is left")
 
 
+def bystander(world):
+    said = world.run([world.build / "targets/bystander", "freeze", world.folder / "frozen"],
+                     env=Freezer(world).environment)
+    expect(said.code == 0 and said.out == "errno=0 strangers=0 sigchld=0 \n", f"{said}")
+
+
 def full(world):
     if not world.root:
         raise harness.Skip("only root mounts a disk that is small")
@@ -85,7 +92,7 @@ def full(world):
         subprocess.run(["umount", "-l", disk], check=True)
 
 
-CASES = {"twice": twice, "wrong": wrong, "full": full}
+CASES = {"twice": twice, "wrong": wrong, "bystander": bystander, "full": full}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")

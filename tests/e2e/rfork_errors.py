@@ -9,6 +9,8 @@ import errno
 import os
 import random
 import re
+import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -101,6 +103,72 @@ def tracer(world):
     caller.succeeds(daemon.address, before=["env", f"PATH={os.path.dirname(without)}:/usr/bin:/bin"])
 
 
+def closed(world):
+    """Standard descriptors that the caller has closed: rfork-trace's own take their numbers."""
+    daemon = harness.Daemon(world, None)
+    caller = Caller(world, daemon.key)
+    for ends in ("2>&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-", "<&- >&-"):
+        file = world.folder / "said"
+        said = caller.run(daemon.address, f"to={file}", before=["sh", "-c", f'exec "$@" {ends}', "sh"])
+        said.expect(0)
+        text = file.read_text()
+        expect(re.fullmatch(r"child \d+\nended exit:42 sigchld=1 left=0\n", text), f"{ends}: {text!r}")
+        caller.run("127.0.0.1:0", f"to={file}", before=["sh", "-c", f'exec "$@" {ends}', "sh"]).expect(0)
+        text = file.read_text()
+        expect(text.startswith(f"failed errno={errno.EINVAL} ") and "127.0.0.1:0" in text, f"{ends}: {text!r}")
+
+
+def interrupted(world):
+    """Ctrl-C and the like reach the whole group while a daemon says nothing: the call ends then."""
+    deaf = socket.create_server(("127.0.0.1", 0))
+    address = f"127.0.0.1:{deaf.getsockname()[1]}"
+    caller = Caller(world)
+    there = harness.processes()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for way in ("noted", "ignored", "blocked"):
+            words = [caller.program, address, "limit=2500", f"{way}={number.value}"]
+            program = world.start(words, env=caller.environment, start_new_session=True)
+            connection = deaf.accept()[0]    # of rfork-trace, which waits for a greeting
+            os.killpg(program.pid, number)
+            failure = Failure(program.wait(20))
+            wanted = errno.EINTR if way == "noted" else errno.ETIMEDOUT
+            expect(failure.errno == wanted, f"{number.name} {way}: {failure.said}")
+            if way == "noted":
+                expect(failure.ms < 2000, f"it took long: {failure.said}")
+            expect(failure.sigchld == 0 and failure.left == 0, f"the caller noticed: {failure.said}")
+            connection.close()
+            harness.nothing_left(there, f"{number.name} {way}")
+
+
+def limits(world):
+    """Soft limits of the caller are its own and its child's; hard ones that are too low are said at once."""
+    daemon = harness.Daemon(world, None)
+    caller = Caller(world, daemon.key)
+    kinds = {resource.RLIMIT_AS: (1 << 20) * 16, resource.RLIMIT_DATA: 1 << 20, resource.RLIMIT_STACK: 1 << 16,
+             resource.RLIMIT_NOFILE: 10}
+    for kind, limit in kinds.items():
+        caller.succeeds(daemon.address, soft=f"{kind}:{limit}", child="limits")
+    for kind, limit in kinds.items():
+        wanted = errno.EMFILE if kind == resource.RLIMIT_NOFILE else errno.ENOMEM
+        caller.fails(daemon.address, wanted, "ulimit", hard=f"{kind}:{limit}")
+    caller.fails(daemon.address, errno.ENOMEM, "ulimit", hard=f"{resource.RLIMIT_AS}:{6 << 20}")
+    expect(not daemon.settled(), "a child runs")
+
+
+def checked(world):
+    """A caller with AddressSanitizer: its memory's shadow goes along, and nothing of the call upsets it."""
+    daemon = harness.Daemon(world, None)
+    caller = Caller(world, daemon.key)
+    caller.program = world.build / "targets/caller_checked"
+    if not caller.program.exists():
+        raise harness.Skip("the compiler has no AddressSanitizer")
+    caller.succeeds(daemon.address)
+    failure = caller.fails("127.0.0.1:0", errno.EINVAL, "127.0.0.1:0")
+    expect(failure.ms < LATE_MS and failure.said.err == "", f"{failure.said}")
+    failure = caller.fails(daemon.address, errno.ENOSYS, environment={"RFORK_TRACE": "/nowhere/rfork-trace"})
+    expect(failure.ms < LATE_MS and failure.said.err == "", f"{failure.said}")
+
+
 def keys(world):
     daemon = harness.Daemon(world, None)
     other = world.folder / "other"
@@ -114,6 +182,16 @@ def keys(world):
     caller.fails(daemon.address, errno.EINVAL, "/nowhere/key", environment={"RFORK_KEY": "/nowhere/key"})
     caller.succeeds(daemon.address, key=daemon.key, environment={"RFORK_KEY": str(other)})
     expect(not daemon.settled() and not plain.settled(), "a child runs")
+
+
+def bystander(world):
+    """While no destination is reached nothing is forked that wait() or a SIGCHLD handler elsewhere would meet."""
+    daemon = harness.Daemon(world, None)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        closed = f"127.0.0.1:{probe.getsockname()[1]}"
+    for to, number in ((closed, errno.EHOSTUNREACH), (daemon.address, errno.EACCES), ("127.0.0.1:0", errno.EINVAL)):
+        said = world.run([world.build / "targets/bystander", "rfork", to], env=Caller(world).environment)
+        expect(said.code == 0 and said.out.startswith(f"errno={number} strangers=0 sigchld=0 "), f"{said}")
 
 
 def silent(world):
@@ -256,7 +334,7 @@ def memory(world):
     expect(not daemon.settled(), "a child runs")
 
 
-CASES = {"memory": memory, "arguments": arguments, "tracer": tracer, "keys": keys, "silent": silent, "unreachable": unreachable, "resolver": resolver,
+CASES = {"memory": memory, "arguments": arguments, "tracer": tracer, "checked": checked, "closed": closed, "limits": limits, "interrupted": interrupted, "keys": keys, "bystander": bystander, "silent": silent, "unreachable": unreachable, "resolver": resolver,
          "broken": broken, "refused": refused, "processes": processes_limit}
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ UseDNS no
 """
 
 SSH_CONFIG = """
+Host unknown
+  HostKeyAlias nobody
 Host *
   HostName 127.0.0.1
   Port {port}
@@ -350,8 +352,10 @@ def rfork(world):
     wait_until(lambda: not alive(found[0]), "the child has ended")
     all_over(sshd)
     # And what it says when there is no child.
-    caller.fails("ssh:stranger", errno.EHOSTUNREACH, "ssh:stranger", "Permission denied")
-    caller.fails(host, errno.EHOSTUNREACH, "/nowhere/rforkd", environment={"RFORK_RFORKD": "/nowhere/rforkd"})
+    caller.fails("ssh:stranger", errno.EACCES, "ssh:stranger", "Permission denied")
+    caller.fails("ssh:unknown", errno.EACCES, "ssh:unknown", "Host key verification failed")
+    caller.fails("ssh:there:1", errno.EHOSTUNREACH, "ssh:there:1", "Connection refused")
+    caller.fails(host, errno.ENOSYS, "/nowhere/rforkd", environment={"RFORK_RFORKD": "/nowhere/rforkd"})
     caller.fails(host, errno.EHOSTUNREACH, "/nowhere/ssh", environment={"RFORK_SSH": "/nowhere/ssh"})
     failure = caller.fails(host, errno.ETIMEDOUT, host, limit=500, environment={"RFORK_RFORKD": "cat >/dev/null #"})
     expect(failure.ms < 3000, f"it took long: {failure.said}")

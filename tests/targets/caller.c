@@ -2,7 +2,12 @@
  *
  *   key=FILE limit=MS port=N    options of the call
  *   nproc=N                     RLIMIT_NPROC before it; a number that is smaller than what runs:
- * nothing more memory=MIB                  touched before the call, and checked in the child
+ *                             nothing more
+ *   memory=MIB                  touched before the call, and checked in the child
+ *   to=FILE                     for what is said, opened after the call
+ *   noted=N ignored=N blocked=N a signal's disposition
+ *   soft=R:N hard=R:N           RLIMIT R; soft and hard
+ *   child=limits                ends with 42 if it has that limit too
  *   child=exit:N | pause | lines:N | bursts:N,N... | until:FILE | memory     what the child does
  *
  * Says "failed errno=N ms=N sigchld=N left=N: sentence", or "child PID" and, when that has ended,
@@ -10,13 +15,33 @@
 #include <rfork/rfork.h>
 
 #include <signal.h>
-#include <sys/resource.h>
 #include <time.h>
 
 static volatile sig_atomic_t child_signals;
 static void note_child(int number) {
   (void)number;
   ++child_signals;
+}
+
+static int limited;
+static struct rlimit limit_set;
+static int set_limit(const char* text, int hard) {
+  limited = atoi(text);
+  if (getrlimit(limited, &limit_set) != 0) return 0;
+  limit_set.rlim_cur = strtoull(strchr(text, ':') + 1, NULL, 10);
+  if (hard) limit_set.rlim_max = limit_set.rlim_cur;
+  return setrlimit(limited, &limit_set) == 0;
+}
+
+static void note(int number) {
+  (void)number;
+}
+
+static void block(int number) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, number);
+  sigprocmask(SIG_BLOCK, &set, NULL);
 }
 
 static long now_ms(void) {
@@ -37,6 +62,13 @@ static int work(const char* what) {
   const char* number = strchr(what, ':');
   size_t i;
   if (strncmp(what, "exit", 4) == 0) return atoi(number + 1);
+  if (strcmp(what, "limits") == 0) {
+    struct rlimit here;
+    return getrlimit(limited, &here) == 0 && here.rlim_cur == limit_set.rlim_cur &&
+                   here.rlim_max == limit_set.rlim_max
+               ? 42
+               : 1;
+  }
   if (strncmp(what, "lines", 5) == 0) { /* to where the parent writes nothing */
     FILE* out = fdopen(STDERR_FILENO, "w");
     for (i = 0; i < (size_t)atoi(number + 1); ++i) fprintf(out, "line %zu\n", i);
@@ -78,7 +110,7 @@ static int left(void) {
 
 int main(int argc, char** argv) {
   struct rfork_options options;
-  const char *child_does = "exit:42", *value;
+  const char *child_does = "exit:42", *to = NULL, *value;
   pid_t child;
   long began;
   int i, status, error;
@@ -91,6 +123,12 @@ int main(int argc, char** argv) {
     if ((value = value_of(argv[i], "limit")) != NULL) options.time_limit_ms = atoi(value);
     if ((value = value_of(argv[i], "port")) != NULL) options.port = atoi(value);
     if ((value = value_of(argv[i], "child")) != NULL) child_does = value;
+    if ((value = value_of(argv[i], "noted")) != NULL) signal(atoi(value), note);
+    if ((value = value_of(argv[i], "ignored")) != NULL) signal(atoi(value), SIG_IGN);
+    if ((value = value_of(argv[i], "blocked")) != NULL) block(atoi(value));
+    if ((value = value_of(argv[i], "soft")) != NULL && !set_limit(value, 0)) return 2;
+    if ((value = value_of(argv[i], "hard")) != NULL && !set_limit(value, 1)) return 2;
+    if ((value = value_of(argv[i], "to")) != NULL) to = value;
     if ((value = value_of(argv[i], "memory")) != NULL) memory_size = (size_t)atoi(value) << 20;
     if ((value = value_of(argv[i], "nproc")) != NULL) {
       struct rlimit limit;
@@ -109,6 +147,7 @@ int main(int argc, char** argv) {
   child = rfork_with(&options);
   error = errno;
   if (child == 0) return work(child_does);
+  if (to != NULL && freopen(to, "w", stdout) == NULL) return 2;
   if (child < 0) {
     printf("failed errno=%d ms=%ld sigchld=%d left=%d: %s\n", error, now_ms() - began,
            (int)child_signals, left(), rfork_error());

@@ -3,8 +3,10 @@
  * differs. Compiled as C99 and as C++17. */
 #include <rfork/rfork.h>
 
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #define EXPECT(condition)                                                                 \
@@ -136,9 +138,44 @@ static void test_many(void) {
   which = rfork_many(hosts, 5, pids);
   if (which >= 0) exit(20 + which);
   EXPECT(which == -1 && errno == EHOSTUNREACH && pids[3] == -1);
+  EXPECT(strstr(rfork_error(), hosts[3]) != NULL);
   for (i = 0; i < 5; ++i) {
     if (i != 3) EXPECT(WEXITSTATUS(status_of(pids[i])) == 20 + i);
   }
+}
+
+/* One of the hosts takes the connection and says nothing: the others' children don't wait for it.
+ */
+static void test_many_deaf(void) {
+  const int deaf = socket(AF_INET, SOCK_STREAM, 0);
+  struct sockaddr_in address;
+  socklen_t size = sizeof address;
+  struct timespec before, now;
+  char name[32];
+  const char* hosts[3];
+  pid_t holder, pids[3];
+  int which;
+  memset(&address, 0, sizeof address);
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT(bind(deaf, (struct sockaddr*)&address, size) == 0 && listen(deaf, 5) == 0);
+  EXPECT(getsockname(deaf, (struct sockaddr*)&address, &size) == 0);
+  holder = fork();
+  if (holder == 0) {
+    for (;;) pause();
+  }
+  close(deaf);
+  snprintf(name, sizeof name, "127.0.0.1:%d", ntohs(address.sin_port));
+  hosts[0] = name;
+  hosts[1] = hosts[2] = host;
+  clock_gettime(CLOCK_MONOTONIC, &before);
+  which = rfork_many(hosts, 3, pids);
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  if (which >= 0) exit(which == 0 || now.tv_sec - before.tv_sec > 3 ? 1 : 30 + which);
+  EXPECT(errno == EHOSTUNREACH && pids[0] == -1 && strstr(rfork_error(), name) != NULL);
+  EXPECT(WEXITSTATUS(status_of(pids[1])) == 31 && WEXITSTATUS(status_of(pids[2])) == 32);
+  kill(holder, SIGKILL);
+  status_of(holder);
 }
 
 static void* spin(void* stop) {
@@ -217,6 +254,37 @@ static void* fork_and_count(void* expected) {
   if (child == 0) exit(count_descriptors() == *(int*)expected ? 7 : 8);
   EXPECT(WEXITSTATUS(status_of(child)) == 7);
   return NULL;
+}
+
+enum { OPENED = 200 };
+static int opened[OPENED];
+static volatile int opened_count;
+static void* keep_opening(void* stop) {
+  while (*(volatile int*)stop == 0 && opened_count < OPENED) {
+    struct timespec pause_ns = {0, 500000};
+    opened[opened_count] = open("/dev/null", O_RDONLY);
+    ++opened_count;
+    nanosleep(&pause_ns, NULL);
+  }
+  return NULL;
+}
+
+/* What another thread opens during the call is the child's too, also under a number that a pipe of
+ * the call had. */
+static void test_opening(void) {
+  pthread_t thread;
+  pid_t child;
+  int stop = 0, i;
+  EXPECT(pthread_create(&thread, NULL, keep_opening, &stop) == 0);
+  child = rfork(host);
+  EXPECT(child >= 0);
+  if (child == 0) {
+    for (i = 0; i < opened_count; ++i) EXPECT(fcntl(opened[i], F_GETFD) != -1);
+    exit(7);
+  }
+  stop = 1;
+  EXPECT(pthread_join(thread, NULL) == 0);
+  EXPECT(WEXITSTATUS(status_of(child)) == 7);
 }
 
 /* Threads call at the same moment: no child has another one's descriptors. */
@@ -353,18 +421,13 @@ int main(int argc, char** argv) {
   static const struct {
     const char* name;
     void (*run)(void);
-  } cases[] = {{"status", test_status},
-               {"pipes", test_pipes},
-               {"signals", test_signals},
-               {"nested", test_nested},
-               {"many", test_many},
-               {"threads", test_threads},
-               {"from-thread", test_from_thread},
-               {"at-once", test_at_once},
-               {"early", test_early},
-               {"crowd", test_crowd},
-               {"move", test_move},
-               {"errors", test_errors}};
+  } cases[] = {{"status", test_status},   {"pipes", test_pipes},
+               {"signals", test_signals}, {"nested", test_nested},
+               {"many", test_many},       {"many-deaf", test_many_deaf},
+               {"threads", test_threads}, {"from-thread", test_from_thread},
+               {"opening", test_opening}, {"at-once", test_at_once},
+               {"early", test_early},     {"crowd", test_crowd},
+               {"move", test_move},       {"errors", test_errors}};
   size_t i;
   if (argc < 4) return 2;
   host = argv[3];
