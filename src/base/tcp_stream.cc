@@ -60,14 +60,17 @@ bool has_arrived(int sender, int receiver) {
 }  // namespace
 
 std::optional<TcpState> tcp_state(int fd) {
-  const auto info = socket_option<tcp_info>(fd, IPPROTO_TCP, TCP_INFO);
-  if (!info) return std::nullopt;
+  // The kernel's tcp_info, which libc's <netinet/tcp.h> has another, shorter one of: no template
+  // may be made of both.
+  tcp_info info{};
+  socklen_t size = sizeof info;
+  if (::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return std::nullopt;
   TcpState state;
-  state.state = info->tcpi_state;
-  state.sent = info->tcpi_bytes_sent - info->tcpi_bytes_retrans;
-  state.received = info->tcpi_bytes_received;
-  state.not_sent = info->tcpi_notsent_bytes;
-  state.waiting = info->tcpi_unacked;
+  state.state = info.tcpi_state;
+  state.sent = info.tcpi_bytes_sent - info.tcpi_bytes_retrans;
+  state.received = info.tcpi_bytes_received;
+  state.not_sent = info.tcpi_notsent_bytes;
+  state.waiting = info.tcpi_unacked;
   return state;
 }
 
