@@ -24,6 +24,7 @@
 #include "session/agent_door.h"
 #include "session/child_reports.h"
 #include "session/messages.h"
+#include "session/process_group.h"
 #include "session/reading.h"
 
 namespace rfork::session {
@@ -70,7 +71,8 @@ class Attendance {
   void note(int wait_status);
   void tell_modes();
   void take(FrameType type, std::span<const std::byte> body);
-  void pass_signal(int signal);
+  void take_signal(const SignalMessage& message);
+  void pass_signal(int signal, std::span<const uint8_t> info = {});
   void notice_keys(std::span<const std::byte> relayed);
   void lose(const std::string& why);
   void give_up();
@@ -253,17 +255,30 @@ void Attendance::take(FrameType type, std::span<const std::byte> body) {
   if (type != FrameType::signal) {
     throw Refusal(Failure::connection_lost, fmt::format("sent {} to a child", net::name_of(type)));
   }
-  pass_signal(decode<SignalMessage>(body).signal);
+  take_signal(decode<SignalMessage>(body));
+}
+
+void Attendance::take_signal(const SignalMessage& message) {
+  if (message.orphaned && has_default_action(child_.pid, message.signal)) return;
+  pass_signal(message.signal, message.info);
 }
 
 /// A child is alone in its session, and there the kernel ignores the stop signals of terminals
 /// unless they are caught.
-void Attendance::pass_signal(int signal) {
-  const bool of_terminal = signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU;
-  if (of_terminal && has_default_action(child_.pid, signal)) signal = SIGSTOP;
-  if (::syscall(SYS_pidfd_send_signal, child_.pidfd.get(), signal, nullptr, 0) == 0) {
-    reports_.signalled(signal);
+void Attendance::pass_signal(int signal, std::span<const uint8_t> info) {
+  if (is_terminal_stop(signal) && has_default_action(child_.pid, signal)) {
+    signal = SIGSTOP;
+    info = {};
   }
+  siginfo_t with{};
+  const bool whole = info.size() == sizeof with;
+  if (whole) std::memcpy(&with, info.data(), sizeof with);
+  long failed =
+      ::syscall(SYS_pidfd_send_signal, child_.pidfd.get(), signal, whole ? &with : nullptr, 0);
+  if (failed != 0 && whole) {  // too many are queued, or it isn't what the kernel lets others say
+    failed = ::syscall(SYS_pidfd_send_signal, child_.pidfd.get(), signal, nullptr, 0);
+  }
+  if (failed == 0) reports_.signalled(signal);
 }
 
 /// The key that stops the foreground: the child's terminal sends a signal, which the kernel ignores

@@ -15,6 +15,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "base/error.h"
 #include "base/io.h"
@@ -22,6 +23,7 @@
 #include "session/open_link.h"
 #include "session/origin_terminal.h"
 #include "session/own_memory.h"
+#include "session/process_group.h"
 #include "tracer/ghost.h"
 
 namespace rfork::session {
@@ -55,6 +57,7 @@ class Attendance {
   void speak();
   void say_goodbye();
   void hear_ghost();
+  void pass_on(const Ghost::Event& event);
   int patience_ms() const;
   void rest();
   void take(FrameType type, std::span<const std::byte> body);
@@ -226,21 +229,36 @@ void Attendance::hear_ghost() {
   while (::read(signals_.get(), &signal, sizeof signal) == sizeof signal) {
   }
   while (const auto event = ghost_.next()) {
-    int passed = event->signal;
     if (event->kind == Ghost::Event::Kind::killed) {
       if (end_) return;
-      passed = SIGKILL;
-    }
-    if (passed == SIGSTOP || passed == SIGTSTP || passed == SIGTTIN || passed == SIGTTOU) {
-      asked_to_stop_ = passed;
-    }
-    if (passed == SIGCONT) use_terminal(true);
-    if (passed == SIGWINCH && terminal_) {
+      SignalMessage kill;
+      kill.signal = SIGKILL;
+      pump_.put(FrameType::signal, encode(kill));
+    } else if (event->signal == SIGWINCH && terminal_) {
+      // The child's own terminal tells it.
       if (const auto size = terminal_->window_size()) relays_.tell_window(terminal_id_, *size);
-      continue;  // the child's own terminal tells it
+    } else {
+      pass_on(*event);
     }
-    pump_.put(FrameType::signal, encode(SignalMessage{passed}));
   }
+}
+
+/// What the kernel lets only a process say of itself is left out: the child gets a plain signal.
+void Attendance::pass_on(const Ghost::Event& event) {
+  SignalMessage message;
+  message.signal = event.signal;
+  const siginfo_t& info = event.info;
+  if (info.si_code < 0 && info.si_code != SI_TKILL) {
+    const auto* bytes = reinterpret_cast<const uint8_t*>(&info);
+    message.info.assign(bytes, bytes + sizeof info);
+  }
+  const bool may_be_caught = is_terminal_stop(event.signal);
+  message.orphaned = may_be_caught && in_orphaned_group(where_.pid);
+  if (event.signal == SIGSTOP || (may_be_caught && !message.orphaned)) {
+    asked_to_stop_ = event.signal;
+  }
+  if (event.signal == SIGCONT) use_terminal(true);
+  pump_.put(FrameType::signal, encode(message));
 }
 
 void Attendance::take(FrameType type, std::span<const std::byte> body) {
@@ -271,10 +289,11 @@ void Attendance::take_modes(std::span<const std::byte> body) {
 void Attendance::take_state(int wait_status) {
   if (WIFSTOPPED(wait_status)) {
     // The child may have been stopped by SIGSTOP in place of a terminal's signal.
-    const int signal = WSTOPSIG(wait_status);
+    int signal = std::exchange(asked_to_stop_, SIGSTOP);
+    if (WSTOPSIG(wait_status) != SIGSTOP) signal = WSTOPSIG(wait_status);
+    if (is_terminal_stop(signal) && in_orphaned_group(where_.pid)) signal = SIGSTOP;
     use_terminal(false);
-    ghost_.stop(signal == SIGSTOP ? asked_to_stop_ : signal);
-    asked_to_stop_ = SIGSTOP;
+    ghost_.stop(signal);
   } else if (WIFCONTINUED(wait_status)) {
     ghost_.go_on();
   } else {

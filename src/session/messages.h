@@ -63,6 +63,8 @@ struct KillOrder {
 /// A signal to the child.
 struct SignalMessage {
   int32_t signal = 0;
+  std::vector<uint8_t> info;  ///< siginfo_t, if its sender gave it one (sigqueue(3)); else empty
+  bool orphaned = false;      ///< it came to an orphaned process group
 };
 
 /// The child stopped, went on or ended.

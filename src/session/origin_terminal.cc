@@ -1,32 +1,14 @@
 #include "session/origin_terminal.h"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <sys/ioctl.h>
 
-#include <cstdio>
 #include <cstring>
 
 #include "base/error.h"
-#include "base/io.h"
+#include "session/process_group.h"
 
 namespace rfork::session {
-
-namespace {
-
-/// Of its terminal: the process group and the terminal's in /proc/PID/stat (tcgetpgrp(3) answers
-/// only processes of the same session).
-bool in_foreground(pid_t pid) {
-  const auto stat = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/stat", pid));
-  const size_t name_end = stat ? stat->rfind(')') : std::string::npos;
-  if (name_end == std::string::npos) return false;
-  int group = 0, foreground = 0;
-  const int read =
-      std::sscanf(stat->c_str() + name_end + 1, " %*c %*d %d %*d %*d %d", &group, &foreground);
-  return read == 2 && group == foreground;
-}
-
-}  // namespace
 
 OriginTerminal::OriginTerminal(int fd, pid_t ghost)
     : fd_(::fcntl(fd, F_DUPFD_CLOEXEC, 0)), ghost_(ghost) {
