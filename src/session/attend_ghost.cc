@@ -127,7 +127,12 @@ void Attendance::run() {
     if (events < 0 && errno != EINTR) throw_errno("poll");
     if (events != 0) rests_ = false;
     if (events == 0 && !rests_) rest();
-    if (waits_for_terminal_) use_terminal(true);
+    if (terminal_ && terminal_->lost()) {
+      use_terminal(false);
+      waits_for_terminal_ = true;
+    } else if (waits_for_terminal_) {
+      use_terminal(true);
+    }
     if (polls[0].revents != 0) hear_ghost();
     relays_.handle(polls);
     if (connected_ && polls[1].revents != 0) hear_child();
@@ -217,6 +222,7 @@ void Attendance::give_up(const std::string& why) {
   if (given_up_) return;
   given_up_ = true;
   if (end_) return;
+  if (terminal_) terminal_->give_back_as_found();
   use_terminal(false);
   say(where_.messages,
       fmt::format("rfork: {}: the connection of process {} to its child is lost: {}\n",
@@ -251,6 +257,10 @@ void Attendance::pass_on(const Ghost::Event& event) {
   if (info.si_code < 0 && info.si_code != SI_TKILL) {
     const auto* bytes = reinterpret_cast<const uint8_t*>(&info);
     message.info.assign(bytes, bytes + sizeof info);
+  }
+  const bool key = event.signal == SIGINT || event.signal == SIGQUIT || event.signal == SIGTSTP;
+  if (key && info.si_code == SI_KERNEL && terminal_ && terminal_->taken()) {
+    message.terminal = terminal_id_;
   }
   const bool may_be_caught = is_terminal_stop(event.signal);
   message.orphaned = may_be_caught && in_orphaned_group(where_.pid);
