@@ -24,6 +24,7 @@
 #include "session/agent_door.h"
 #include "session/child_reports.h"
 #include "session/messages.h"
+#include "session/process_group.h"
 #include "session/reading.h"
 
 namespace rfork::session {
@@ -55,6 +56,13 @@ bool has_default_action(pid_t pid, int signal) {
   return true;
 }
 
+constexpr int kShortestModesPause = 10, kLongestModesPause = 1'000;  // ms
+
+struct Terminal {
+  UniqueFd fd;                      ///< our end
+  std::optional<termios2> modes{};  ///< that the origin has been told of
+};
+
 class Attendance {
  public:
   Attendance(WorkerContext& worker, const AttendedChild& child, std::vector<RelayEnd> ends);
@@ -68,10 +76,13 @@ class Attendance {
   int patience_ms();
   int look_for_readers();
   void note(int wait_status);
-  void tell_modes();
+  bool tell_modes(bool again);
+  void look_at_modes(bool something_happened);
   void take(FrameType type, std::span<const std::byte> body);
-  void pass_signal(int signal);
-  void notice_keys(std::span<const std::byte> relayed);
+  void take_signal(const SignalMessage& message);
+  void pass_signal(int signal, std::span<const uint8_t> info = {});
+  bool type_key(uint32_t terminal, int signal);
+  void notice_keys(uint32_t terminal, std::span<const std::byte> keys);
   void lose(const std::string& why);
   void give_up();
 
@@ -81,10 +92,11 @@ class Attendance {
   UniqueFd signals_;
   FramePump pump_;
   Relays relays_;
-  std::map<uint32_t, uint64_t> inodes_;     ///< of what the child has, by stream
-  std::map<uint32_t, UniqueFd> terminals_;  ///< our ends, by stream
-  int pause_ms_ = 1;                        ///< before the next look for readers
-  bool stop_key_ = false;                   ///< stopped the child, in the kernel's place
+  std::map<uint32_t, uint64_t> inodes_;       ///< of what the child has, by stream
+  std::map<uint32_t, Terminal> terminals_;    ///< by stream
+  int modes_pause_ms_ = kShortestModesPause;  ///< before the next look at their modes
+  int pause_ms_ = 1;                          ///< before the next look for readers
+  bool stop_key_ = false;                     ///< stopped the child, in the kernel's place
   bool ended_ = false;
   std::optional<AgentDoor> door_;
   std::unique_ptr<net::Link> link_;  ///< in the place of the worker's own, which was lost
@@ -105,7 +117,7 @@ Attendance::Attendance(WorkerContext& worker, const AttendedChild& child,
   for (RelayEnd& end : ends) {
     inodes_[end.id] = end.inode_of_child;
     if (end.type == image::Description::RelayType::terminal) {
-      terminals_[end.id].reset(::fcntl(end.fd.get(), F_DUPFD_CLOEXEC, 0));
+      terminals_[end.id].fd.reset(::fcntl(end.fd.get(), F_DUPFD_CLOEXEC, 0));
     }
     add_at_destination(relays_, std::move(end));
   }
@@ -132,8 +144,9 @@ void Attendance::run() {
     polls.push_back({connected_ ? pump_.link().input() : -1, POLLIN, 0});
     polls.push_back({connected_ ? pump_.link().output() : -1, writes, 0});
     relays_.add_polls(polls);
-    if (::poll(polls.data(), polls.size(), patience_ms()) < 0 && errno != EINTR)
-      throw_errno("poll");
+    const int events = ::poll(polls.data(), polls.size(), patience_ms());
+    if (events < 0 && errno != EINTR) throw_errno("poll");
+    look_at_modes(events > 0);
     if (polls[0].revents != 0 || polls[1].revents != 0) hear_child();
     relays_.handle(polls);
     if (connected_ && polls[3].revents != 0) hear_ghost();
@@ -148,7 +161,8 @@ int Attendance::patience_ms() {
   if (connected_) {
     const int patience = look_for_readers();
     speak();
-    return patience;
+    if (terminals_.empty() || ended_) return patience;
+    return patience < 0 ? modes_pause_ms_ : std::min(patience, modes_pause_ms_);
   }
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(give_up_at_ - Clock::now());
   return static_cast<int>(std::max<int64_t>(0, left.count()));
@@ -179,6 +193,17 @@ void Attendance::open_door() {
     hear_ghost();
   } catch (const Refusal& refusal) {
     lose(refusal.what());
+  }
+}
+
+/// The kernel tells nobody that a program has changed the modes of its terminal. Before it shows by
+/// what the program writes it is asked, and from time to time.
+void Attendance::look_at_modes(bool something_happened) {
+  if (terminals_.empty() || ended_) return;
+  if (tell_modes(false) || something_happened) {
+    modes_pause_ms_ = kShortestModesPause;
+  } else {
+    modes_pause_ms_ = std::min(2 * modes_pause_ms_, kLongestModesPause);
   }
 }
 
@@ -227,23 +252,33 @@ void Attendance::note(int wait_status) {
   if (ended_) return;
   ended_ = WIFEXITED(wait_status) || WIFSIGNALED(wait_status);
   if (ended_) relays_.drain();
-  if (ended_ || WIFSTOPPED(wait_status)) tell_modes();
+  if (ended_ || WIFSTOPPED(wait_status)) tell_modes(true);
   reports_.changed(wait_status);
   pump_.put(FrameType::child_state, encode(ChildStateMessage{wait_status}));
 }
 
-/// The terminal at the origin is given back as its program leaves it.
-void Attendance::tell_modes() {
-  for (const auto& [id, terminal] : terminals_) {
+/// The terminal at the origin behaves as its program has set it, and is given back as it leaves it.
+/// Those that were told before are told `again` or not. Whether something was told.
+bool Attendance::tell_modes(bool again) {
+  bool told = false;
+  for (auto& [id, terminal] : terminals_) {
     termios2 modes{};
-    if (::ioctl(terminal.get(), TCGETS2, &modes) == 0) {
-      relays_.tell_modes(id, std::as_bytes(std::span(&modes, 1)));
-    }
+    if (::ioctl(terminal.fd.get(), TCGETS2, &modes) != 0) continue;
+    const bool known = terminal.modes && std::memcmp(&modes, &*terminal.modes, sizeof modes) == 0;
+    if (known && !again) continue;
+    terminal.modes = modes;
+    relays_.tell_modes(id, std::as_bytes(std::span(&modes, 1)));
+    told = true;
   }
+  return told;
 }
 
 void Attendance::take(FrameType type, std::span<const std::byte> body) {
-  if (type == FrameType::relay && body.size() > kRelayHeadSize) notice_keys(body);
+  if (type == FrameType::relay && body.size() > kRelayHeadSize) {
+    uint32_t id = 0;
+    std::memcpy(&id, body.data(), sizeof id);
+    notice_keys(id, body.subspan(kRelayHeadSize));
+  }
   if (Relays::takes(type)) return relays_.take(type, body);
   if (type == FrameType::abort) {
     lose("it has none: who asked for it waited no longer");
@@ -253,28 +288,56 @@ void Attendance::take(FrameType type, std::span<const std::byte> body) {
   if (type != FrameType::signal) {
     throw Refusal(Failure::connection_lost, fmt::format("sent {} to a child", net::name_of(type)));
   }
-  pass_signal(decode<SignalMessage>(body).signal);
+  take_signal(decode<SignalMessage>(body));
+}
+
+void Attendance::take_signal(const SignalMessage& message) {
+  if (message.orphaned && has_default_action(child_.pid, message.signal)) return;
+  if (message.terminal != 0 && type_key(message.terminal, message.signal)) return;
+  pass_signal(message.signal, message.info);
 }
 
 /// A child is alone in its session, and there the kernel ignores the stop signals of terminals
 /// unless they are caught.
-void Attendance::pass_signal(int signal) {
-  const bool of_terminal = signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU;
-  if (of_terminal && has_default_action(child_.pid, signal)) signal = SIGSTOP;
-  if (::syscall(SYS_pidfd_send_signal, child_.pidfd.get(), signal, nullptr, 0) == 0) {
-    reports_.signalled(signal);
+void Attendance::pass_signal(int signal, std::span<const uint8_t> info) {
+  if (is_terminal_stop(signal) && has_default_action(child_.pid, signal)) {
+    signal = SIGSTOP;
+    info = {};
   }
+  siginfo_t with{};
+  const bool whole = info.size() == sizeof with;
+  if (whole) std::memcpy(&with, info.data(), sizeof with);
+  long failed =
+      ::syscall(SYS_pidfd_send_signal, child_.pidfd.get(), signal, whole ? &with : nullptr, 0);
+  if (failed != 0 && whole) {  // too many are queued, or it isn't what the kernel lets others say
+    failed = ::syscall(SYS_pidfd_send_signal, child_.pidfd.get(), signal, nullptr, 0);
+  }
+  if (failed == 0) reports_.signalled(signal);
+}
+
+/// A key made a signal of at the origin does the same here: who is in the foreground of the child's
+/// terminal gets it, and it is echoed. False if no key does that.
+bool Attendance::type_key(uint32_t terminal, int signal) {
+  const auto found = terminals_.find(terminal);
+  termios2 modes{};
+  pid_t foreground = 0;
+  if (found == terminals_.end() || ::ioctl(found->second.fd.get(), TCGETS2, &modes) != 0 ||
+      ::ioctl(found->second.fd.get(), TIOCGPGRP, &foreground) != 0 || foreground <= 0) {
+    return false;
+  }
+  const int which = signal == SIGINT ? VINTR : signal == SIGQUIT ? VQUIT : VSUSP;
+  const auto key = static_cast<std::byte>(modes.c_cc[which]);
+  if (key == std::byte{0} || ::write(found->second.fd.get(), &key, 1) != 1) return false;
+  notice_keys(terminal, std::span(&key, 1));
+  return true;
 }
 
 /// The key that stops the foreground: the child's terminal sends a signal, which the kernel ignores
 /// for a child that is alone in its session. So it is sent from here as well.
-void Attendance::notice_keys(std::span<const std::byte> relayed) {
-  uint32_t id = 0;
-  std::memcpy(&id, relayed.data(), sizeof id);
-  const auto terminal = terminals_.find(id);
+void Attendance::notice_keys(uint32_t terminal, std::span<const std::byte> keys) {
+  const auto found = terminals_.find(terminal);
   termios2 modes{};
-  if (terminal == terminals_.end() || ::ioctl(terminal->second.get(), TCGETS2, &modes) != 0) return;
-  const auto keys = relayed.subspan(kRelayHeadSize);
+  if (found == terminals_.end() || ::ioctl(found->second.fd.get(), TCGETS2, &modes) != 0) return;
   const auto stop = static_cast<std::byte>(modes.c_cc[VSUSP]);
   if ((modes.c_lflag & ISIG) == 0 || std::ranges::find(keys, stop) == keys.end()) return;
   if (!has_default_action(child_.pid, SIGTSTP)) return;

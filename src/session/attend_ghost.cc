@@ -2,9 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <malloc.h>
 #include <poll.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -13,17 +11,19 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
-#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "base/error.h"
 #include "base/io.h"
 #include "session/messages.h"
 #include "session/open_link.h"
 #include "session/origin_terminal.h"
+#include "session/own_memory.h"
+#include "session/process_group.h"
 #include "tracer/ghost.h"
 
 namespace rfork::session {
@@ -46,37 +46,6 @@ void say(int fd, const std::string& line) {
   [[maybe_unused]] const ssize_t written = ::write(fd, line.data(), line.size());
 }
 
-/// An attendant lives long and does little. Pages of files that were never written to come back
-/// when they are needed.
-void give_memory_back() {
-  ::malloc_trim(0);
-  const auto smaps = try_read_file_at(AT_FDCWD, "/proc/self/smaps");
-  if (!smaps) return;
-  std::vector<std::pair<unsigned long, unsigned long>> untouched;
-  unsigned long first = 0, last = 0;
-  bool of_file = false;
-  for (size_t at = 0; at < smaps->size();) {
-    const size_t end = std::min(smaps->find('\n', at), smaps->size());
-    const std::string line = smaps->substr(at, end - at);
-    at = end + 1;
-    char protection[5] = "";
-    unsigned long start = 0, end_of_range = 0;
-    if (std::sscanf(line.c_str(), "%lx-%lx %4s", &start, &end_of_range, protection) == 3) {
-      first = start;
-      last = end_of_range;
-      of_file = line.find('/') != std::string::npos && protection[1] == '-';
-    }
-    unsigned long own_kb = 1;
-    if (of_file && std::sscanf(line.c_str(), "Anonymous: %lu kB", &own_kb) == 1 && own_kb == 0) {
-      untouched.emplace_back(first, last);
-    }
-  }
-  // All at once: what runs here comes back.
-  for (const auto& [start, end] : untouched) {
-    ::madvise(reinterpret_cast<void*>(start), end - start, MADV_DONTNEED);
-  }
-}
-
 class Attendance {
  public:
   Attendance(net::Link& link, const AttendedGhost& ghost, std::vector<RelayEnd> ends,
@@ -88,6 +57,7 @@ class Attendance {
   void speak();
   void say_goodbye();
   void hear_ghost();
+  void pass_on(const Ghost::Event& event);
   int patience_ms() const;
   void rest();
   void take(FrameType type, std::span<const std::byte> body);
@@ -157,7 +127,12 @@ void Attendance::run() {
     if (events < 0 && errno != EINTR) throw_errno("poll");
     if (events != 0) rests_ = false;
     if (events == 0 && !rests_) rest();
-    if (waits_for_terminal_) use_terminal(true);
+    if (terminal_ && terminal_->lost()) {
+      use_terminal(false);
+      waits_for_terminal_ = true;
+    } else if (waits_for_terminal_) {
+      use_terminal(true);
+    }
     if (polls[0].revents != 0) hear_ghost();
     relays_.handle(polls);
     if (connected_ && polls[1].revents != 0) hear_child();
@@ -247,6 +222,7 @@ void Attendance::give_up(const std::string& why) {
   if (given_up_) return;
   given_up_ = true;
   if (end_) return;
+  if (terminal_) terminal_->give_back_as_found();
   use_terminal(false);
   say(where_.messages,
       fmt::format("rfork: {}: the connection of process {} to its child is lost: {}\n",
@@ -259,21 +235,40 @@ void Attendance::hear_ghost() {
   while (::read(signals_.get(), &signal, sizeof signal) == sizeof signal) {
   }
   while (const auto event = ghost_.next()) {
-    int passed = event->signal;
     if (event->kind == Ghost::Event::Kind::killed) {
       if (end_) return;
-      passed = SIGKILL;
-    }
-    if (passed == SIGSTOP || passed == SIGTSTP || passed == SIGTTIN || passed == SIGTTOU) {
-      asked_to_stop_ = passed;
-    }
-    if (passed == SIGCONT) use_terminal(true);
-    if (passed == SIGWINCH && terminal_) {
+      SignalMessage kill;
+      kill.signal = SIGKILL;
+      pump_.put(FrameType::signal, encode(kill));
+    } else if (event->signal == SIGWINCH && terminal_) {
+      // The child's own terminal tells it.
       if (const auto size = terminal_->window_size()) relays_.tell_window(terminal_id_, *size);
-      continue;  // the child's own terminal tells it
+    } else {
+      pass_on(*event);
     }
-    pump_.put(FrameType::signal, encode(SignalMessage{passed}));
   }
+}
+
+/// What the kernel lets only a process say of itself is left out: the child gets a plain signal.
+void Attendance::pass_on(const Ghost::Event& event) {
+  SignalMessage message;
+  message.signal = event.signal;
+  const siginfo_t& info = event.info;
+  if (info.si_code < 0 && info.si_code != SI_TKILL) {
+    const auto* bytes = reinterpret_cast<const uint8_t*>(&info);
+    message.info.assign(bytes, bytes + sizeof info);
+  }
+  const bool key = event.signal == SIGINT || event.signal == SIGQUIT || event.signal == SIGTSTP;
+  if (key && info.si_code == SI_KERNEL && terminal_ && terminal_->taken()) {
+    message.terminal = terminal_id_;
+  }
+  const bool may_be_caught = is_terminal_stop(event.signal);
+  message.orphaned = may_be_caught && in_orphaned_group(where_.pid);
+  if (event.signal == SIGSTOP || (may_be_caught && !message.orphaned)) {
+    asked_to_stop_ = event.signal;
+  }
+  if (event.signal == SIGCONT) use_terminal(true);
+  pump_.put(FrameType::signal, encode(message));
 }
 
 void Attendance::take(FrameType type, std::span<const std::byte> body) {
@@ -304,10 +299,11 @@ void Attendance::take_modes(std::span<const std::byte> body) {
 void Attendance::take_state(int wait_status) {
   if (WIFSTOPPED(wait_status)) {
     // The child may have been stopped by SIGSTOP in place of a terminal's signal.
-    const int signal = WSTOPSIG(wait_status);
+    int signal = std::exchange(asked_to_stop_, SIGSTOP);
+    if (WSTOPSIG(wait_status) != SIGSTOP) signal = WSTOPSIG(wait_status);
+    if (is_terminal_stop(signal) && in_orphaned_group(where_.pid)) signal = SIGSTOP;
     use_terminal(false);
-    ghost_.stop(signal == SIGSTOP ? asked_to_stop_ : signal);
-    asked_to_stop_ = SIGSTOP;
+    ghost_.stop(signal);
   } else if (WIFCONTINUED(wait_status)) {
     ghost_.go_on();
   } else {

@@ -87,6 +87,9 @@ void visit_members(auto& visit, Is<Judgement> auto& x) {
 
 void visit_members(auto& visit, Is<SignalMessage> auto& x) {
   visit("signal", x.signal);
+  visit("info", x.info);
+  visit("terminal", x.terminal);
+  visit("orphaned", x.orphaned);
 }
 
 void visit_members(auto& visit, Is<ChildStateMessage> auto& x) {

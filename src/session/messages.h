@@ -63,6 +63,9 @@ struct KillOrder {
 /// A signal to the child.
 struct SignalMessage {
   int32_t signal = 0;
+  std::vector<uint8_t> info;  ///< siginfo_t, if its sender gave it one (sigqueue(3)); else empty
+  uint32_t terminal = 0;      ///< stream of the terminal that made it of a key; 0: none
+  bool orphaned = false;      ///< it came to an orphaned process group
 };
 
 /// The child stopped, went on or ended.

@@ -1,29 +1,35 @@
 #include "session/origin_terminal.h"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <sys/ioctl.h>
 
-#include <cstdio>
 #include <cstring>
 
 #include "base/error.h"
-#include "base/io.h"
+#include "session/process_group.h"
 
 namespace rfork::session {
 
 namespace {
 
-/// Of its terminal: the process group and the terminal's in /proc/PID/stat (tcgetpgrp(3) answers
-/// only processes of the same session).
-bool in_foreground(pid_t pid) {
-  const auto stat = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/stat", pid));
-  const size_t name_end = stat ? stat->rfind(')') : std::string::npos;
-  if (name_end == std::string::npos) return false;
-  int group = 0, foreground = 0;
-  const int read =
-      std::sscanf(stat->c_str() + name_end + 1, " %*c %*d %d %*d %*d %d", &group, &foreground);
-  return read == 2 && group == foreground;
+/// Whatever `value` has of `mask` in the place of what `flags` has.
+void put(tcflag_t& flags, tcflag_t mask, tcflag_t value) {
+  flags = (flags & ~mask) | (value & mask);
+}
+
+/// The modes of a terminal whose lines and echo another one makes, with the modes `child`. The keys
+/// that signal stay the kernel's, which knows the whole foreground.
+termios2 passing(termios2 modes, const termios2& child) {
+  // As cfmakeraw(3).
+  put(modes.c_iflag, IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON, 0);
+  put(modes.c_oflag, OPOST, 0);
+  put(modes.c_lflag, ECHO | ECHONL | ICANON | IEXTEN, 0);
+  put(modes.c_cflag, CSIZE | PARENB, CS8);
+  modes.c_cc[VMIN] = 1;
+  modes.c_cc[VTIME] = 0;
+  put(modes.c_lflag, ISIG | NOFLSH, child.c_lflag);
+  for (const int key : {VINTR, VQUIT, VSUSP}) modes.c_cc[key] = child.c_cc[key];
+  return modes;
 }
 
 }  // namespace
@@ -34,31 +40,44 @@ OriginTerminal::OriginTerminal(int fd, pid_t ghost)
 }
 
 bool OriginTerminal::take() {
-  if (before_) return true;
+  if (found_) return true;
   termios2 modes{};
   if (!in_foreground(ghost_) || ::ioctl(fd_.get(), TCGETS2, &modes) != 0) return false;
-  before_ = modes;
-  // As cfmakeraw(3).
-  modes.c_iflag &=
-      ~static_cast<tcflag_t>(IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON);
-  modes.c_oflag &= ~static_cast<tcflag_t>(OPOST);
-  modes.c_lflag &= ~static_cast<tcflag_t>(ECHO | ECHONL | ICANON | ISIG | IEXTEN);
-  modes.c_cflag &= ~static_cast<tcflag_t>(CSIZE | PARENB);
-  modes.c_cflag |= CS8;
-  modes.c_cc[VMIN] = 1;
-  modes.c_cc[VTIME] = 0;
-  ::ioctl(fd_.get(), TCSETS2, &modes);
+  found_ = before_ = modes;
+  if (!child_) child_ = modes;
+  set_passing();
   return true;
 }
 
+void OriginTerminal::set_passing() {
+  ours_ = passing(*found_, *child_);
+  ::ioctl(fd_.get(), TCSETS2, &ours_);
+  ::ioctl(fd_.get(), TCGETS2, &ours_);  // as the driver has taken them
+}
+
+bool OriginTerminal::lost() const {
+  return found_ && !in_foreground(ghost_);
+}
+
 void OriginTerminal::give_back() {
-  if (!before_) return;
-  ::ioctl(fd_.get(), TCSETSW2, &*before_);
-  before_.reset();
+  if (!found_) return;
+  termios2 modes{};
+  const bool others = lost() && ::ioctl(fd_.get(), TCGETS2, &modes) == 0 &&
+                      std::memcmp(&modes, &ours_, sizeof modes) != 0;
+  if (!others) ::ioctl(fd_.get(), TCSETSW2, &before_);
+  found_.reset();
+}
+
+void OriginTerminal::give_back_as_found() {
+  if (found_) before_ = *found_;
+  give_back();
 }
 
 void OriginTerminal::set_modes(const termios2& modes) {
-  if (before_) before_ = modes;
+  child_ = modes;
+  if (!found_) return;
+  before_ = modes;
+  set_passing();
 }
 
 std::optional<uint64_t> OriginTerminal::window_size() const {

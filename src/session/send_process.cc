@@ -170,10 +170,10 @@ Running commit_move(tracer::Capture& capture, Destination& there, CommitKeeper& 
   std::vector<RelayEnd> ends;
   for (auto& [id, fd] : capture.take_relays()) {
     ends.push_back(origin_end(*image::find_id(capture.snapshot().descriptions, id), std::move(fd)));
-    if (ends.back().type == image::Description::RelayType::terminal) {
-      ends.back().reads = options.capture.relay_input;
-    }
-    ends.back().on_demand = options.shares_with_parent;
+    // Nobody else can use a terminal whose lines the child's makes.
+    const bool terminal = ends.back().type == image::Description::RelayType::terminal;
+    if (terminal) ends.back().reads = options.capture.relay_input;
+    ends.back().on_demand = options.shares_with_parent && !terminal;
   }
   const UniqueFd messages = standard_error_of(pid);
   capture.leave_ghost();

@@ -26,9 +26,7 @@ constexpr uint64_t kSystemCallSize = 2;
 const int kCarrier = SIGRTMAX;
 constexpr auto kPatience = std::chrono::seconds(5);
 
-bool is_own(pid_t tid) {
-  siginfo_t info{};
-  if (::ptrace(PTRACE_GETSIGINFO, tid, nullptr, &info) != 0) return false;
+bool is_own(const siginfo_t& info) {
   return (info.si_code == SI_USER || info.si_code == SI_TKILL) && info.si_pid == ::getpid();
 }
 
@@ -99,13 +97,15 @@ bool Ghost::handle_stop(int raw_status, std::optional<Event>& event) {
       return false;
     case WaitStatus::Kind::signal_delivery_stop: {
       const int signal = status.signal();
-      const bool own = is_own(pid_);
+      siginfo_t info{};
+      const bool known = ::ptrace(PTRACE_GETSIGINFO, pid_, nullptr, &info) == 0;
+      const bool own = known && is_own(info);
       // SIGCONT may also come from now on: then the kernel doesn't stop it.
       if (own && signal == kCarrier && sigcont_is_pending(pid_)) stopped_ = false;
       const bool stops = own && stopped_ && signal == kCarrier;
       resume(pid_, PTRACE_CONT, stops ? stop_signal_ : 0);
       if (own) return false;
-      event = Event{Event::Kind::signal, signal};
+      event = Event{Event::Kind::signal, signal, info};
       if (stopped_ && (signal == SIGCONT || is_stop(signal))) {
         // The kernel let it go on when somebody sent SIGCONT. A stop signal that came right behind
         // took that out of the queue; but for the child there has to be something to stop.

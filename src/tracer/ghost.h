@@ -12,6 +12,7 @@
 
 #include <sys/types.h>
 
+#include <csignal>
 #include <cstdint>
 #include <optional>
 
@@ -32,7 +33,8 @@ class Ghost {
 
   struct Event {
     enum class Kind { signal, killed } kind = Kind::signal;
-    int signal = 0;  ///< that somebody sent it, or that killed it
+    int signal = 0;    ///< that somebody sent it, or that killed it
+    siginfo_t info{};  ///< of the one that was sent
   };
   /// What happened to it meanwhile; to be asked after each SIGCHLD until there is nothing more.
   std::optional<Event> next();

@@ -323,7 +323,102 @@ def foreground(world):
     screen.finish()
 
 
-CASES = {"again": again, "background": background, "foreground": foreground, "lines": lines, "window": window, "job-control": job_control, "raw": raw}
+# Its pid is told where a pipe doesn't lead away from.
+TICKS = "import os, signal, time\nsignal.signal(signal.SIGINT, signal.SIG_DFL)\nos.write(2, b'program %d ' % os.getpid())\nwhile True: time.sleep(0.01)"
+
+
+class Group(Screen):
+    """With a moved program that is one of several in the foreground."""
+
+    def run(self, line):
+        """Starts and moves it: {} of the line."""
+        (self.world.folder / "ticks.py").write_text(TICKS)
+        self.type(line.format("/usr/bin/python3 ticks.py") + "\n")
+        self.pid = int(self.expect(r"program (\d+) ")[1])
+        self.world.trace("--move", self.pid, self.daemon.address, host=self.here, key=self.daemon.key).expect(0)
+
+
+def group(world):
+    """Ctrl-C, Ctrl-\\ and Ctrl-Z reach everybody in the foreground, whichever of them was moved."""
+    screen = Group(world)
+    before = screen.modes()
+    for line in ("{} | sleep 99", "sleep 99 | {}", "sleep 99 | {} | sleep 99"):
+        screen.run(line)
+        screen.type("\x03")
+        screen.expect(r"\^C\r\n")
+        screen.status(128 + signal.SIGINT)
+    screen.run("sleep 99 | {} | sleep 99")
+    screen.type("\x1a")
+    screen.expect(r"\^Z\r\n\[1\]\+  Stopped")
+    screen.expect(re.escape(PROMPT))
+    screen.type("jobs -l; echo listed\n")
+    screen.expect(r"Stopped[^|]*\| [^|]*ticks.py[^|]*\| [^|]*listed\r\n")
+    screen.expect(re.escape(PROMPT))
+    screen.type("fg\n")
+    screen.expect(r"sleep 99\r\n")
+    wait_until(lambda: not screen.daemon.children()[-1]["stopped"], "it goes on")
+    time.sleep(0.5)    # the terminal is the ghost's again
+    screen.type("\x1c")
+    screen.expect(r"\^\\Quit")
+    screen.status(128 + signal.SIGQUIT)
+    # A shell that waits for it ends as well.
+    screen.run("bash -c '{}; echo wrongly after'")
+    screen.type("\x03")
+    screen.expect(r"\^C\r\n")
+    screen.status(128 + signal.SIGINT)
+    expect("\nwrongly" not in screen.everything, f"{screen.everything}")
+    expect(screen.modes() == before, f"modes: {screen.modes()}, not {before}")
+    screen.finish()
+
+
+def input_of_child(world):
+    """A child of rfork() that has standard input too: keys act, whether or not it reads, and however."""
+    screen = Screen(world)
+    before = screen.modes()
+    environment = f"RFORK_TRACE={world.program('rfork-trace')} RFORK_KEY={screen.daemon.key}"
+
+    def start(does, says=""):
+        screen.type(f"{environment} {world.build / 'targets/caller'} {screen.daemon.address} input=1 child={does}\n")
+        found = screen.expect(rf"child (\d+)\r?\n[^$]*{says}|{says}[^$]*child (\d+)\r?\n")
+        return found[1] or found[2]
+
+    start("pause")
+    screen.type("\x03")
+    screen.status(128 + signal.SIGINT)
+    start("pause")
+    screen.type("\x1a")
+    screen.expect(r"\[1\]\+  Stopped")
+    screen.expect(re.escape(PROMPT))
+    wait_until(lambda: screen.daemon.children()[-1]["stopped"], "the child stops")
+    screen.type("fg\n")
+    wait_until(lambda: not screen.daemon.children()[-1]["stopped"], "the child goes on")
+    time.sleep(0.5)    # the terminal is the ghost's again
+    screen.type("\x03")
+    screen.status(128 + signal.SIGINT)
+    start("ask", says="question")
+    screen.type("43\n")
+    screen.expect(r"ended exit:43 ")
+    screen.status(0)
+    # Keys that don't signal there don't here.
+    start("keys", says="single")
+    for key in "\x03", "\x1a", "q":
+        screen.type(key)
+        screen.expect(rf"key {ord(key)}\r\n")
+    screen.expect(r"cooked\r\n")
+    time.sleep(0.2)
+    screen.type("\x03")
+    screen.status(128 + signal.SIGINT)
+    # When its parent is gone the terminal is the shell's.
+    ghost = start("pause")
+    subprocess.run([*screen.here.enter, "sh", "-c", f"kill -KILL $(ps -o ppid= -p {ghost})"], check=True)
+    screen.status(128 + signal.SIGKILL)
+    screen.type(f"kill -TERM {ghost}; echo sent\n")
+    screen.expect(r"\nsent\r\n")
+    expect(screen.modes() == before, f"modes: {screen.modes()}, not {before}")
+    screen.finish()
+
+
+CASES = {"again": again, "background": background, "foreground": foreground, "group": group, "input": input_of_child, "lines": lines, "window": window, "job-control": job_control, "raw": raw}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")

@@ -1,6 +1,6 @@
 /* One call of rfork_with(), as a script wants it: HOST [NAME=VALUE...], HOST - for none.
  *
- *   key=FILE limit=MS port=N    options of the call
+ *   key=FILE limit=MS port=N input=1    options of the call
  *   nproc=N                     RLIMIT_NPROC before it; a number that is smaller than what runs:
  *                             nothing more
  *   memory=MIB                  touched before the call, and checked in the child
@@ -8,13 +8,16 @@
  *   noted=N ignored=N blocked=N a signal's disposition
  *   soft=R:N hard=R:N           RLIMIT R; soft and hard
  *   child=limits                ends with 42 if it has that limit too
- *   child=exit:N | pause | lines:N | bursts:N,N... | until:FILE | memory     what the child does
+ *   child=exit:N | pause | lines:N | bursts:N,N... | until:FILE | memory | ask | keys
+ *                               what the child does
  *
  * Says "failed errno=N ms=N sigchld=N left=N: sentence", or "child PID" and, when that has ended,
  * "ended exit:N|signal:N sigchld=N left=N". Ends with 0 in both cases. */
 #include <rfork/rfork.h>
 
 #include <signal.h>
+#include <sys/resource.h>
+#include <termios.h>
 #include <time.h>
 
 static volatile sig_atomic_t child_signals;
@@ -92,6 +95,31 @@ static int work(const char* what) {
     printf("until\n");
     return fflush(stdout) == 0 ? 5 : 1;
   }
+  if (strcmp(what, "ask") == 0) { /* whoever is at the terminal */
+    char answer[32] = "";
+    const int terminal = open("/dev/tty", O_RDWR);
+    if (write(terminal, "question? ", 10) != 10 || read(terminal, answer, sizeof answer - 1) <= 0)
+      return 1;
+    return atoi(answer);
+  }
+  if (strcmp(what, "keys") == 0) { /* single ones, and then nothing of it any more */
+    struct termios before, modes;
+    char key;
+    if (tcgetattr(0, &before) != 0) return 1;
+    modes = before;
+    modes.c_lflag &= ~(tcflag_t)(ICANON | ECHO | ISIG);
+    if (tcsetattr(0, TCSANOW, &modes) != 0) return 1;
+    printf("single\n");
+    fflush(stdout);
+    do {
+      if (read(0, &key, 1) != 1) return 1;
+      printf("key %d\n", key);
+      fflush(stdout);
+    } while (key != 'q');
+    if (tcsetattr(0, TCSANOW, &before) != 0) return 1;
+    printf("cooked\n");
+    fflush(stdout);
+  }
   if (strcmp(what, "memory") == 0) {
     for (i = 0; i < memory_size; i += 4096) {
       if (memory[i] != (unsigned char)(1 + i / 4096 % 251)) return 1;
@@ -122,6 +150,7 @@ int main(int argc, char** argv) {
     if ((value = value_of(argv[i], "key")) != NULL) options.key = value;
     if ((value = value_of(argv[i], "limit")) != NULL) options.time_limit_ms = atoi(value);
     if ((value = value_of(argv[i], "port")) != NULL) options.port = atoi(value);
+    if ((value = value_of(argv[i], "input")) != NULL) options.standard_input = atoi(value);
     if ((value = value_of(argv[i], "child")) != NULL) child_does = value;
     if ((value = value_of(argv[i], "noted")) != NULL) signal(atoi(value), note);
     if ((value = value_of(argv[i], "ignored")) != NULL) signal(atoi(value), SIG_IGN);

@@ -97,6 +97,90 @@ static void test_signals(void) {
   EXPECT(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM);
 }
 
+/* What sigqueue() sends along arrives; kill() is still kill(). */
+static void test_siginfo(void) {
+  sigset_t queued, plain, all;
+  union sigval value;
+  siginfo_t info;
+  pid_t child;
+  int i, status;
+  sigemptyset(&queued);
+  sigaddset(&queued, SIGRTMIN);
+  sigaddset(&queued, SIGUSR2);
+  sigemptyset(&plain);
+  sigaddset(&plain, SIGUSR1);
+  all = queued;
+  sigaddset(&all, SIGUSR1);
+  EXPECT(sigprocmask(SIG_BLOCK, &all, NULL) == 0);
+  child = rfork(host);
+  EXPECT(child >= 0);
+  if (child == 0) {
+    EXPECT(sigwaitinfo(&plain, &info) == SIGUSR1 && info.si_code == SI_USER);
+    EXPECT(sigwaitinfo(&queued, &info) == SIGUSR2 && info.si_code == SI_QUEUE);
+    EXPECT(info.si_value.sival_int == 7 && info.si_uid == getuid());
+    for (i = 0; i < 20; ++i) {
+      EXPECT(sigwaitinfo(&queued, &info) == SIGRTMIN && info.si_code == SI_QUEUE);
+      EXPECT(info.si_value.sival_int == 500 + i && info.si_uid == getuid());
+    }
+    exit(3);
+  }
+  value.sival_int = 7;
+  EXPECT(sigqueue(child, SIGUSR2, value) == 0);
+  for (i = 0; i < 20; ++i) {
+    value.sival_int = 500 + i;
+    EXPECT(sigqueue(child, SIGRTMIN, value) == 0);
+  }
+  EXPECT(kill(child, SIGUSR1) == 0);
+  status = status_of(child);
+  EXPECT(WIFEXITED(status) && WEXITSTATUS(status) == 3);
+}
+
+/* A terminal's stop signals do nothing in an orphaned process group, and stop in any other. */
+static void stop_in_session(void) {
+  static const int stops[] = {SIGTSTP, SIGTTIN, SIGTTOU};
+  int ends[2], status;
+  size_t i;
+  pid_t child;
+  char text;
+  EXPECT(setsid() == getpid() && pipe(ends) == 0);
+  alarm(60);
+  child = rfork(host);
+  EXPECT(child >= 0);
+  if (child == 0) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    EXPECT(sigprocmask(SIG_BLOCK, &set, NULL) == 0 && write(ends[1], "r", 1) == 1);
+    for (;;) {
+      siginfo_t info;
+      if (sigwaitinfo(&set, &info) == SIGUSR1) EXPECT(write(ends[1], "u", 1) == 1);
+    }
+  }
+  EXPECT(read(ends[0], &text, 1) == 1);
+  for (i = 0; i < sizeof stops / sizeof stops[0]; ++i) {
+    EXPECT(kill(child, stops[i]) == 0 && kill(child, SIGUSR1) == 0);
+    EXPECT(read(ends[0], &text, 1) == 1 && text == 'u');
+  }
+  EXPECT(kill(child, SIGSTOP) == 0);
+  EXPECT(waitpid(child, &status, WUNTRACED) == child && WSTOPSIG(status) == SIGSTOP);
+  EXPECT(kill(child, SIGCONT) == 0 && waitpid(child, &status, 8 /* WCONTINUED */) == child);
+  EXPECT(setpgid(child, child) == 0);
+  for (i = 0; i < sizeof stops / sizeof stops[0]; ++i) {
+    EXPECT(kill(child, stops[i]) == 0);
+    EXPECT(waitpid(child, &status, WUNTRACED) == child && WSTOPSIG(status) == stops[i]);
+    EXPECT(kill(child, SIGCONT) == 0 && waitpid(child, &status, 8 /* WCONTINUED */) == child);
+  }
+  EXPECT(kill(child, SIGTERM) == 0);
+  exit(WTERMSIG(status_of(child)) == SIGTERM ? 0 : 1);
+}
+
+static void test_orphaned(void) {
+  const pid_t leader = fork();
+  EXPECT(leader >= 0);
+  if (leader == 0) stop_in_session();
+  EXPECT(status_of(leader) == 0);
+}
+
 static void test_nested(void) {
   int ends[2];
   char text[8] = "";
@@ -422,7 +506,8 @@ int main(int argc, char** argv) {
     const char* name;
     void (*run)(void);
   } cases[] = {{"status", test_status},   {"pipes", test_pipes},
-               {"signals", test_signals}, {"nested", test_nested},
+               {"signals", test_signals}, {"siginfo", test_siginfo},
+               {"orphaned", test_orphaned}, {"nested", test_nested},
                {"many", test_many},       {"many-deaf", test_many_deaf},
                {"threads", test_threads}, {"from-thread", test_from_thread},
                {"opening", test_opening}, {"at-once", test_at_once},
