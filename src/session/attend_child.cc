@@ -101,7 +101,7 @@ Attendance::Attendance(WorkerContext& worker, const AttendedChild& child,
       reports_(worker.line, child.id),
       signals_(open_signals()),
       pump_(worker.link),
-      relays_(pump_) {
+      relays_(pump_, [&child](uint32_t id) { return child.sockets.has(id); }) {
   for (RelayEnd& end : ends) {
     inodes_[end.id] = end.inode_of_child;
     if (end.type == image::Description::RelayType::terminal) {

@@ -32,6 +32,10 @@ constexpr uint64_t kReportEvery = 64u << 10;  // bytes
 constexpr size_t kPipePage = 4096;
 constexpr size_t kTerminalRoom = 256;
 
+// In the place of the position of RELAY_BROKEN.
+constexpr uint64_t kShut = 0;
+constexpr uint64_t kClosed = 1;  // what its writer wrote before may be on its way still
+
 struct RelayHead {
   uint32_t stream = 0;
   uint64_t position = 0;
@@ -161,7 +165,22 @@ void Relays::read_source(uint32_t id, Stream& stream) {
 void Relays::end_source(uint32_t id, Stream& stream) {
   if (!stream.source) return;
   stream.source = false;
+  if (other_end_closed(id, stream)) return tell_closed(id, stream);
   pump_.put(FrameType::relay_end, encode_head(id, stream.sent));
+}
+
+/// Who shares our end with the process that closed its own must not see a shutdown(2).
+bool Relays::other_end_closed(uint32_t id, const Stream& stream) const {
+  if (!stream.socket) return false;
+  if (is_open_) return !is_open_(id);
+  pollfd state{stream.fd.get(), 0, 0};
+  return ::poll(&state, 1, 0) == 1 && (state.revents & POLLHUP) != 0;
+}
+
+void Relays::tell_closed(uint32_t id, Stream& stream) {
+  stream.source = stream.sink = false;
+  stream.pending.reset();
+  pump_.put(FrameType::relay_closed, encode_head(id, stream.sent));
 }
 
 /// Gives what can't be written now.
@@ -193,7 +212,7 @@ void Relays::write_sink(uint32_t id, Stream& stream) {
   }
   if (rest == 0 && stream.ended) {
     stream.sink = false;
-    if (stream.socket) ::shutdown(stream.fd.get(), SHUT_WR);
+    if (stream.socket && !stream.closed) ::shutdown(stream.fd.get(), SHUT_WR);
   }
 }
 
@@ -202,7 +221,9 @@ void Relays::break_sink(uint32_t id, Stream& stream) {
   if (!stream.sink) return;
   stream.sink = false;
   stream.pending.reset();
-  pump_.put(FrameType::relay_broken, encode_head(id, 0));
+  const bool closed = other_end_closed(id, stream);
+  if (closed && !stream.source) return tell_closed(id, stream);
+  pump_.put(FrameType::relay_broken, encode_head(id, closed ? kClosed : kShut));
 }
 
 void Relays::close_if_idle(Stream& stream) {
@@ -215,6 +236,7 @@ bool Relays::takes(FrameType type) {
     case FrameType::relay_taken:
     case FrameType::relay_end:
     case FrameType::relay_broken:
+    case FrameType::relay_closed:
     case FrameType::relay_ready:
     case FrameType::relay_wanted:
     case FrameType::relay_window:
@@ -267,8 +289,16 @@ void Relays::take(FrameType type, std::span<const std::byte> body) {
       break;
     }
     case FrameType::relay_broken:
-      if (stream.source && stream.socket) ::shutdown(stream.fd.get(), SHUT_RD);
+      if (stream.source && stream.socket && head.position == kShut) {
+        ::shutdown(stream.fd.get(), SHUT_RD);
+      }
       stream.source = false;
+      break;
+    case FrameType::relay_closed:
+      if (head.position != stream.received) refuse(type, "bytes are missing");
+      stream.source = false;
+      stream.ended = stream.closed = true;
+      if (stream.sink) write_sink(head.stream, stream);
       break;
     default:
       refuse(type, "it is none of a relay");

@@ -9,6 +9,7 @@
 #include <poll.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <span>
 #include <vector>
@@ -26,7 +27,11 @@ inline constexpr size_t kRelayHeadSize = 12;
 
 class Relays {
  public:
-  explicit Relays(FramePump& pump) : pump_(pump) {}
+  /// Whether what leads to the other end of a socket stream's `fd` is open still. At the origin
+  /// only the kernel knows, and a hang-up is taken for a close.
+  using IsOpen = std::function<bool(uint32_t id)>;
+  explicit Relays(FramePump& pump, IsOpen is_open = {})
+      : pump_(pump), is_open_(std::move(is_open)) {}
 
   /// How a source is read.
   enum class Reading {
@@ -83,7 +88,8 @@ class Relays {
     bool offered = false;  ///< there is something to read that was not sent
     ByteQueue pending;
     uint64_t received = 0, written = 0, reported = 0;
-    bool ended = false;  ///< nothing comes behind `received`
+    bool ended = false;   ///< nothing comes behind `received`
+    bool closed = false;  ///< by the last who had it there; `ended` too
   };
 
   void read_source(uint32_t id, Stream& stream);
@@ -92,10 +98,13 @@ class Relays {
   void write_sink(uint32_t id, Stream& stream);
   void end_source(uint32_t id, Stream& stream);
   void break_sink(uint32_t id, Stream& stream);
+  void tell_closed(uint32_t id, Stream& stream);
+  bool other_end_closed(uint32_t id, const Stream& stream) const;
   void close_if_idle(Stream& stream);
   bool may_read(const Stream& stream) const;
 
   FramePump& pump_;
+  IsOpen is_open_;
   std::map<uint32_t, Stream> streams_;
   std::vector<std::pair<uint32_t, size_t>> polled_;  ///< stream, number of its entry
 };
