@@ -416,12 +416,20 @@ std::string why_no_child(const Arguments& arguments, const std::exception& error
                      arguments.time_limit_ms);
 }
 
+/// What the caller has open is open here, too: as soon as it knows of its child, a pipe that the
+/// child has left must be at its end.
+void let_go_of_all_but(int fd) {
+  if (fd > 0) ::close_range(0, static_cast<unsigned>(fd) - 1, 0);
+  ::close_range(static_cast<unsigned>(fd) + 1, ~0u, 0);
+}
+
 /// The caller hears what became of it, and its terminal nothing.
 int work_for_caller(const Arguments& arguments) {
   const UniqueFd null = open_or_throw("/dev/null", O_WRONLY);
   ::dup2(null.get(), STDERR_FILENO);
   try {
     work(arguments);
+    let_go_of_all_but(arguments.report);
     report_to_caller(arguments.report, 0, "");
     return 0;
   } catch (const std::exception& error) {
