@@ -26,8 +26,16 @@ mode_t type_of(int fd) {
   return ::fstat(fd, &status) == 0 ? status.st_mode & S_IFMT : 0;
 }
 
+}  // namespace
+
+bool is_pipe(int fd) {
+  return type_of(fd) == S_IFIFO;
+}
+
+namespace {
+
 UniqueFd open_pipe_again(int fd, int access) {
-  if (type_of(fd) != S_IFIFO) return {};
+  if (!is_pipe(fd)) return {};
   return try_open(fmt::format("/proc/self/fd/{}", fd), access | O_NONBLOCK);
 }
 
@@ -69,7 +77,7 @@ ssize_t read_now(int fd, std::span<std::byte> bytes, size_t at_once) {
 
 bool at_end_of_pipe(int fd) {
   pollfd state{fd, POLLIN, 0};
-  return type_of(fd) == S_IFIFO && ::poll(&state, 1, 0) == 1 &&
+  return is_pipe(fd) && ::poll(&state, 1, 0) == 1 &&
          (state.revents & (POLLIN | POLLHUP)) == POLLHUP;
 }
 

@@ -19,6 +19,7 @@ size_t at_once(int fd, bool socket);
 ssize_t write_now(int fd, std::span<const std::byte> bytes, size_t at_once);
 ssize_t read_now(int fd, std::span<std::byte> bytes, size_t at_once);
 
+bool is_pipe(int fd);
 /// Whether `fd` leads to a pipe at whose end its reader is: all is read, and nobody writes.
 bool at_end_of_pipe(int fd);
 /// Whether the other end of a pipe or socket has not read all that was written to `fd`.

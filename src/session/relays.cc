@@ -27,6 +27,7 @@ void Relays::add(uint32_t id, UniqueFd fd, bool source, bool sink, bool socket, 
   stream.terminal = ::isatty(stream.fd.get()) == 1;
   if (stream.on_demand && !stream.terminal) stream.others.emplace(stream.fd.get(), true);
   stream.at_once = at_once(stream.fd.get(), socket);
+  if (sink && !is_open_ && is_pipe(stream.fd.get())) stream.writers.emplace(stream.fd.get(), false);
 }
 
 bool Relays::may_read(const Stream& stream) const {
@@ -104,9 +105,10 @@ void Relays::tell_closed(uint32_t id, Stream& stream) {
 std::span<const std::byte> Relays::write_some(uint32_t id, Stream& stream,
                                               std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const ssize_t n = stream.socket ? ::send(stream.fd.get(), bytes.data(), bytes.size(),
+    const auto part = bytes.first(whole_at_once(stream, bytes));
+    const ssize_t n = stream.socket ? ::send(stream.fd.get(), part.data(), part.size(),
                                              MSG_DONTWAIT | MSG_NOSIGNAL)
-                                    : write_now(stream.fd.get(), bytes, stream.at_once);
+                                    : write_now(stream.fd.get(), part, stream.at_once);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) break;
     if (n < 0) {
       break_sink(id, stream);

@@ -98,9 +98,11 @@ class Relays {
     uint64_t sent = 0, acknowledged = 0;
     // From there to here.
     bool sink = false;
-    bool offered = false;  ///< there is something to read that was not sent
-    bool asked = false;    ///< for some of it, and no answer has come
-    bool shared = false;   ///< it was offered once: what nobody reads here is another's
+    std::optional<OtherHolders> writers;  ///< of a pipe that others may write, too
+    size_t until_look = 0;                ///< bytes to write before it is asked again
+    bool offered = false;                 ///< there is something to read that was not sent
+    bool asked = false;                   ///< for some of it, and no answer has come
+    bool shared = false;  ///< it was offered once: what nobody reads here is another's
     ByteQueue pending;
     uint64_t received = 0, written = 0, reported = 0;
     bool ended = false;   ///< nothing comes behind `received`
@@ -124,6 +126,7 @@ class Relays {
   bool other_end_closed(uint32_t id, const Stream& stream) const;
   void close_if_idle(Stream& stream);
   bool may_read(const Stream& stream) const;
+  static size_t whole_at_once(Stream& stream, std::span<const std::byte> bytes);
 
   FramePump& pump_;
   IsOpen is_open_;

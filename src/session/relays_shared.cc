@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <climits>
 
 #include "session/relay_frames.h"
 #include "session/relay_io.h"
@@ -98,6 +99,25 @@ void Relays::tell_broken(uint32_t id, Stream& stream, bool closed) {
     stream.pending.pop(piece.size());
   } while (!stream.pending.empty());
   stream.pending.reset();
+}
+
+/// So much of `bytes` is written by one write(2): lines stay whole beside those of others, who
+/// write the same pipe. The kernel keeps no more together than PIPE_BUF.
+size_t Relays::whole_at_once(Stream& stream, std::span<const std::byte> bytes) {
+  constexpr size_t kLookEvery = 1u << 20;
+  if (!stream.writers || bytes.size() <= PIPE_BUF) return bytes.size();
+  if (stream.until_look == 0) {
+    stream.until_look = kLookEvery;
+    if (!stream.writers->exist()) {
+      stream.writers.reset();
+      return bytes.size();
+    }
+  }
+  const auto whole = bytes.first(PIPE_BUF);
+  const auto newline = std::find(whole.rbegin(), whole.rend(), std::byte{'\n'});
+  const size_t size = newline == whole.rend() ? whole.size() : whole.rend() - newline;
+  stream.until_look -= std::min(size, stream.until_look);
+  return size;
 }
 
 /// Who writes to a socket that nobody reads any more is told, unless others read it.
