@@ -225,7 +225,7 @@ void Reception::make_relays(std::map<uint32_t, int>& of_child) {
   for (const image::Description& description : metadata_.snapshot.descriptions) {
     if (description.kind != image::Description::Kind::relay) continue;
     const auto first = of_child.find(description.other);
-    if (description.relay == image::Description::RelayType::terminal && first != of_child.end()) {
+    if (first != of_child.end()) {
       ends_of_child_.push_back(open_again(description, first->second));
       of_child[description.id] = ends_of_child_.back().get();
       continue;

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/error.h"
@@ -20,14 +21,20 @@ using Type = image::Description::RelayType;
 
 namespace {
 
+constexpr uint64_t kLargestPipe = 1u << 20;  // bytes; what any user may have
+
 void set_non_blocking(int fd) {
   const int flags = ::fcntl(fd, F_GETFL);
   if (flags < 0 || ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) throw_errno("fcntl(O_NONBLOCK)");
 }
 
-std::pair<UniqueFd, UniqueFd> open_pipe() {
+std::pair<UniqueFd, UniqueFd> open_pipe(uint64_t capacity) {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) throw_errno("pipe2");
+  // What goes beyond the limits of this host's users changes nothing but when a writer waits.
+  if (capacity != 0) {
+    ::fcntl(ends[0], F_SETPIPE_SZ, static_cast<int>(std::min(capacity, kLargestPipe)));
+  }
   return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
@@ -70,10 +77,10 @@ RelayPair make_relay_pair(const image::Description& description) {
   pair.ours.type = description.relay;
   switch (description.relay) {
     case Type::reader:
-      std::tie(pair.of_child, pair.ours.fd) = open_pipe();
+      std::tie(pair.of_child, pair.ours.fd) = open_pipe(description.capacity);
       break;
     case Type::writer:
-      std::tie(pair.ours.fd, pair.of_child) = open_pipe();
+      std::tie(pair.ours.fd, pair.of_child) = open_pipe(description.capacity);
       break;
     case Type::socket:
       std::tie(pair.ours.fd, pair.of_child) = open_socket_pair();

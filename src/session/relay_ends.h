@@ -26,7 +26,8 @@ struct RelayPair {
   UniqueFd of_child;
 };
 RelayPair make_relay_pair(const image::Description& description);
-/// For one that leads to the same terminal as another, of which the child has `fd`.
+/// For one that leads to the same terminal, or end of a pipe, as another, of which the child has
+/// `fd`.
 UniqueFd open_again(const image::Description& description, int fd);
 
 /// At the origin: the original's own end, so that reading and writing it never waits. It stays the
