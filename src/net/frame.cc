@@ -68,6 +68,8 @@ std::string_view name_of(FrameType type) {
       return "RELAY_END";
     case FrameType::relay_broken:
       return "RELAY_BROKEN";
+    case FrameType::relay_closed:
+      return "RELAY_CLOSED";
     case FrameType::relay_ready:
       return "RELAY_READY";
     case FrameType::relay_wanted:

@@ -51,9 +51,10 @@ enum class FrameType : uint8_t {
   relay = 32,         ///< u32 stream, u64 offset, then raw bytes
   relay_taken = 33,   ///< u32 stream, u64 bytes in all that have reached the other side's end
   relay_end = 34,     ///< u32 stream, u64 offset: no byte will come behind it
-  relay_broken = 35,  ///< u32 stream, u64 0: nobody reads there what comes
+  relay_broken = 35,  ///< u32 stream, u64 0 or 1: nobody reads there what comes
   relay_ready = 38,   ///< u32 stream, u64 0: there is something to read, for who wants it
   relay_wanted = 39,  ///< u32 stream, u64 0: somebody reads there
+  relay_closed = 44,  ///< u32 stream, u64 offset: as relay_end, and nobody has that end any more
   relay_window = 40,  ///< u32 stream, struct winsize: of a terminal
   relay_modes = 43,   ///< u32 stream, u64 0, struct termios2: of a terminal, before CHILD_STATE
   signal = 36,        ///< i32: to the child

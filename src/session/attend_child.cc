@@ -26,6 +26,7 @@
 #include "session/messages.h"
 #include "session/process_group.h"
 #include "session/reading.h"
+#include "session/waiting_readers.h"
 
 namespace rfork::session {
 
@@ -96,6 +97,7 @@ class Attendance {
   std::map<uint32_t, Terminal> terminals_;    ///< by stream
   int modes_pause_ms_ = kShortestModesPause;  ///< before the next look at their modes
   int pause_ms_ = 1;                          ///< before the next look for readers
+  Clock::time_point look_far_at_;             ///< among all processes
   bool stop_key_ = false;                     ///< stopped the child, in the kernel's place
   bool ended_ = false;
   std::optional<AgentDoor> door_;
@@ -113,7 +115,7 @@ Attendance::Attendance(WorkerContext& worker, const AttendedChild& child,
       reports_(worker.line, child.id),
       signals_(open_signals()),
       pump_(worker.link),
-      relays_(pump_) {
+      relays_(pump_, [&child](uint32_t id) { return child.sockets.has(id); }) {
   for (RelayEnd& end : ends) {
     inodes_[end.id] = end.inode_of_child;
     if (end.type == image::Description::RelayType::terminal) {
@@ -212,14 +214,20 @@ void Attendance::look_at_modes(bool something_happened) {
 /// look.
 int Attendance::look_for_readers() {
   constexpr int kLongest = 50;
+  constexpr std::chrono::milliseconds kFarLooks{250};
   const std::vector<uint32_t> unwanted = relays_.unwanted();
-  if (unwanted.empty() || ended_) {
+  if (unwanted.empty()) {
     pause_ms_ = 1;
     return -1;
   }
+  const bool far = Clock::now() >= look_far_at_;
   for (const uint32_t id : unwanted) {
-    if (somebody_reads(child_.pid, inodes_.at(id))) relays_.want(id);
+    size_t bytes = ended_ ? 0 : bytes_wanted(child_.pid, inodes_.at(id));
+    if (bytes == 0 && far) bytes = bytes_wanted_by_holders(inodes_.at(id));
+    // Who doesn't take what it was given waits for something else.
+    if (bytes > 0 && !relays_.has_unread(id)) relays_.want(id, bytes);
   }
+  if (far) look_far_at_ = Clock::now() + kFarLooks;
   if (relays_.unwanted().empty()) return -1;
   pause_ms_ = std::min(2 * pause_ms_, kLongest);
   return pause_ms_;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "session/open_ends.h"
 #include "session/relay_ends.h"
 #include "session/worker.h"
 
@@ -19,6 +20,7 @@ struct AttendedChild {
   pid_t wait_pid = 0;  ///< the child, or the init of its pid namespace
   int end_pipe = -1;   ///< where that init tells what becomes of the child; borrowed
   UniqueFd pidfd;      ///< of the child
+  OpenEnds sockets;    ///< that the child was given, by stream
 };
 
 /// Returns when the child has ended and its ghost has all that it said, or when the connection has

@@ -58,7 +58,7 @@ class Attendance {
   void say_goodbye();
   void hear_ghost();
   void pass_on(const Ghost::Event& event);
-  int patience_ms() const;
+  int patience_ms(int next_look) const;
   void rest();
   void take(FrameType type, std::span<const std::byte> body);
   void take_modes(std::span<const std::byte> body);
@@ -122,11 +122,12 @@ void Attendance::run() {
     const short writes = pump_.wants_write() ? POLLOUT : 0;
     polls.push_back({connected_ ? pump_.link().input() : -1, POLLIN, 0});
     polls.push_back({connected_ ? pump_.link().output() : -1, writes, 0});
+    const int next_look = relays_.look_who_shares();
     relays_.add_polls(polls);
-    const int events = ::poll(polls.data(), polls.size(), patience_ms());
+    const int events = ::poll(polls.data(), polls.size(), patience_ms(next_look));
     if (events < 0 && errno != EINTR) throw_errno("poll");
     if (events != 0) rests_ = false;
-    if (events == 0 && !rests_) rest();
+    if (events == 0 && !rests_ && next_look < 0) rest();
     if (terminal_ && terminal_->lost()) {
       use_terminal(false);
       waits_for_terminal_ = true;
@@ -143,11 +144,14 @@ void Attendance::run() {
   say_goodbye();
 }
 
-/// How long poll(2) may wait.
-int Attendance::patience_ms() const {
+/// How long poll(2) may wait; `next_look` as Relays::look_who_shares() gives it.
+int Attendance::patience_ms(int next_look) const {
   constexpr int kUntilRest = 500;
   if (waits_for_terminal_) return kForegroundPauseMs;
-  if (connected_ || given_up_) return rests_ ? -1 : kUntilRest;
+  if (connected_ || given_up_) {
+    if (next_look >= 0) return next_look;
+    return rests_ ? -1 : kUntilRest;
+  }
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(try_at_ - Clock::now());
   return static_cast<int>(std::max<int64_t>(0, left.count()));
 }

@@ -20,6 +20,7 @@
 #include "session/image_input.h"
 #include "session/image_sources.h"
 #include "session/messages.h"
+#include "session/open_ends.h"
 #include "session/reading.h"
 #include "session/socket_check.h"
 #include "session/user_policy.h"
@@ -74,6 +75,7 @@ class Reception {
   UniqueFd pidfd_;
   std::vector<RelayEnd> relays_;
   std::vector<UniqueFd> ends_of_child_;
+  OpenEnds sockets_of_child_;
 };
 
 Reception::Reception(WorkerContext& worker, const net::Frame& offer) : worker_(worker) {
@@ -223,12 +225,15 @@ void Reception::make_relays(std::map<uint32_t, int>& of_child) {
   for (const image::Description& description : metadata_.snapshot.descriptions) {
     if (description.kind != image::Description::Kind::relay) continue;
     const auto first = of_child.find(description.other);
-    if (description.relay == image::Description::RelayType::terminal && first != of_child.end()) {
+    if (first != of_child.end()) {
       ends_of_child_.push_back(open_again(description, first->second));
       of_child[description.id] = ends_of_child_.back().get();
       continue;
     }
     RelayPair pair = make_relay_pair(description);
+    if (pair.ours.type == image::Description::RelayType::socket) {
+      sockets_of_child_.watch(description.id, pair.of_child.get());
+    }
     relays_.push_back(std::move(pair.ours));
     of_child[description.id] = pair.of_child.get();
     ends_of_child_.push_back(std::move(pair.of_child));
@@ -299,7 +304,8 @@ void Reception::attend() {
                               pid_,
                               restore_->wait_pid(),
                               restore_->end_pipe(),
-                              std::move(pidfd_)};
+                              std::move(pidfd_),
+                              std::move(sockets_of_child_)};
     attend_child(worker_, child, std::move(relays_));
   } catch (const std::exception& error) {
     spdlog::warn("child {} runs unattended: {}", child_id_, error.what());

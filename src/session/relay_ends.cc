@@ -7,16 +7,13 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <cstdlib>
+#include <algorithm>
 #include <cstring>
 
 #include "base/error.h"
 #include "base/io.h"
-#include "tracer/proc_text.h"
 
 namespace rfork::session {
 
@@ -24,14 +21,20 @@ using Type = image::Description::RelayType;
 
 namespace {
 
+constexpr uint64_t kLargestPipe = 1u << 20;  // bytes; what any user may have
+
 void set_non_blocking(int fd) {
   const int flags = ::fcntl(fd, F_GETFL);
   if (flags < 0 || ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) throw_errno("fcntl(O_NONBLOCK)");
 }
 
-std::pair<UniqueFd, UniqueFd> open_pipe() {
+std::pair<UniqueFd, UniqueFd> open_pipe(uint64_t capacity) {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) throw_errno("pipe2");
+  // What goes beyond the limits of this host's users changes nothing but when a writer waits.
+  if (capacity != 0) {
+    ::fcntl(ends[0], F_SETPIPE_SZ, static_cast<int>(std::min(capacity, kLargestPipe)));
+  }
   return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
@@ -74,10 +77,10 @@ RelayPair make_relay_pair(const image::Description& description) {
   pair.ours.type = description.relay;
   switch (description.relay) {
     case Type::reader:
-      std::tie(pair.of_child, pair.ours.fd) = open_pipe();
+      std::tie(pair.of_child, pair.ours.fd) = open_pipe(description.capacity);
       break;
     case Type::writer:
-      std::tie(pair.ours.fd, pair.of_child) = open_pipe();
+      std::tie(pair.ours.fd, pair.of_child) = open_pipe(description.capacity);
       break;
     case Type::socket:
       std::tie(pair.ours.fd, pair.of_child) = open_socket_pair();
@@ -97,64 +100,6 @@ RelayPair make_relay_pair(const image::Description& description) {
 UniqueFd open_again(const image::Description& description, int fd) {
   const int flags = description.flags & (O_ACCMODE | O_NONBLOCK | O_APPEND);
   return open_or_throw(fmt::format("/proc/self/fd/{}", fd), flags | O_NOCTTY);
-}
-
-namespace {
-
-/// Whether a thread in the system call that /proc/PID/task/TID/syscall shows waits for `inode`.
-bool waits_for(const std::string& directory, const std::string& call, uint64_t inode) {
-  char* rest = nullptr;
-  const long number = std::strtol(call.c_str(), &rest, 10);
-  const unsigned long first = std::strtoul(rest, &rest, 16);
-  switch (number) {
-    case SYS_poll:
-    case SYS_ppoll:
-    case SYS_select:
-    case SYS_pselect6:
-    case SYS_epoll_wait:
-    case SYS_epoll_pwait:
-    case SYS_io_uring_enter:
-      return true;
-    case SYS_read:
-    case SYS_readv:
-    case SYS_recvfrom:
-    case SYS_recvmsg:
-    case SYS_splice:
-    case SYS_tee: {
-      struct stat status {};
-      const std::string path = fmt::format("{}fd/{}", directory, first);
-      return ::stat(path.c_str(), &status) == 0 && status.st_ino == inode;
-    }
-    default:
-      return false;
-  }
-}
-
-/// Whether the task of this directory is gone or on its way: it doesn't read, and no one but root
-/// may ask what else it does.
-bool is_ending(const std::string& task) {
-  constexpr size_t kFlags = 9 - 3;           // its field of /proc/PID/stat
-  constexpr unsigned long kPfExiting = 0x4;  // PF_EXITING of linux/sched.h
-  const auto stat = try_read_file_at(AT_FDCWD, task + "stat");
-  return !stat || (std::stoul(tracer::parse_stat_fields(*stat).at(kFlags)) & kPfExiting) != 0;
-}
-
-}  // namespace
-
-bool somebody_reads(pid_t pid, uint64_t inode) {
-  const std::string directory = fmt::format("/proc/{}/", pid);
-  for (const int tid : try_list_numbers(directory + "task").value_or(std::vector<int>())) {
-    const std::string task = fmt::format("{}task/{}/", directory, tid);
-    const auto call = try_read_file_at(AT_FDCWD, task + "syscall");
-    if (!call && !is_ending(task)) return true;
-    if (call && waits_for(directory, *call, inode)) return true;
-    const auto children = try_read_file_at(AT_FDCWD, task + "children");
-    const char* at = children ? children->c_str() : "";
-    for (char* end = nullptr; const long child = std::strtol(at, &end, 10); at = end) {
-      if (somebody_reads(static_cast<pid_t>(child), inode)) return true;
-    }
-  }
-  return false;
 }
 
 RelayEnd origin_end(const image::Description& description, UniqueFd own) {

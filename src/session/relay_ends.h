@@ -26,11 +26,9 @@ struct RelayPair {
   UniqueFd of_child;
 };
 RelayPair make_relay_pair(const image::Description& description);
-/// For one that leads to the same terminal as another, of which the child has `fd`.
+/// For one that leads to the same terminal, or end of a pipe, as another, of which the child has
+/// `fd`.
 UniqueFd open_again(const image::Description& description, int fd);
-/// Whether `pid` or a process that it made waits to read what has this inode, or for any of several
-/// things. True, too, where the kernel doesn't tell.
-bool somebody_reads(pid_t pid, uint64_t inode);
 
 /// At the origin: the original's own end, so that reading and writing it never waits. It stays the
 /// same pipe, socket or terminal, but where that can be, a description of our own.

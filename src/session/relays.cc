@@ -1,101 +1,21 @@
 #include "session/relays.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
-#include <csignal>
 #include <cstring>
+#include <utility>
 
-#include "base/error.h"
+#include "session/relay_frames.h"
+#include "session/relay_io.h"
 
 namespace rfork::session {
 
-namespace {
-
 using net::FrameType;
-
-constexpr uint64_t kWindow = 256u << 10;  // of one stream, on its way
-constexpr size_t kPiece = 64u << 10;      // of one frame
-constexpr size_t kQueued = 512u << 10;    // in all, before sources wait for the connection
-constexpr uint64_t kLastWords = 1u
-                                << 20;  // what a pipe holds: sent at its writer's end in any case
-constexpr uint64_t kReportEvery = 64u << 10;  // bytes
-
-constexpr size_t kPipePage = 4096;
-constexpr size_t kTerminalRoom = 256;
-
-struct RelayHead {
-  uint32_t stream = 0;
-  uint64_t position = 0;
-};
-
-std::array<std::byte, kRelayHeadSize> encode_head(uint32_t stream, uint64_t position) {
-  std::array<std::byte, kRelayHeadSize> bytes;
-  for (size_t i = 0; i < 4; ++i) bytes[i] = static_cast<std::byte>(stream >> (8 * i));
-  for (size_t i = 0; i < 8; ++i) bytes[4 + i] = static_cast<std::byte>(position >> (8 * i));
-  return bytes;
-}
-
-[[noreturn]] void refuse(FrameType type, std::string_view why) {
-  throw Refusal(Failure::connection_lost,
-                fmt::format("{} makes no sense: {}", net::name_of(type), why));
-}
-
-/// How much can be written without waiting to what poll(2) calls ready. A description that could
-/// not be opened again, because it is another user's, is as blocking as it was, and whoever waits
-/// in write(2) hears no signal for the child.
-size_t at_once(int fd, bool socket) {
-  struct stat status {};
-  const int flags = ::fcntl(fd, F_GETFL);
-  if (socket || flags < 0 || (flags & O_NONBLOCK) != 0 || ::fstat(fd, &status) != 0) return 0;
-  if (S_ISFIFO(status.st_mode)) return kPipePage;
-  return S_ISCHR(status.st_mode) ? kTerminalRoom : 0;
-}
-
-/// As write(2) to what is non-blocking. `at_once` as above; 0: it is.
-ssize_t write_now(int fd, std::span<const std::byte> bytes, size_t at_once) {
-  if (at_once == 0) return ::write(fd, bytes.data(), bytes.size());
-  iovec vector{const_cast<std::byte*>(bytes.data()), bytes.size()};
-  const ssize_t n = ::pwritev2(fd, &vector, 1, -1, RWF_NOWAIT);  // of pipes: since Linux 6.4
-  if (n >= 0 || (errno != EOPNOTSUPP && errno != EINVAL)) return n;
-  pollfd ready{fd, POLLOUT, 0};
-  if (::poll(&ready, 1, 0) == 0) {
-    errno = EAGAIN;
-    return -1;
-  }
-  return ::write(fd, bytes.data(), std::min(bytes.size(), at_once));
-}
-
-ssize_t read_now(int fd, std::span<std::byte> bytes, size_t at_once) {
-  if (at_once == 0) return ::read(fd, bytes.data(), bytes.size());
-  iovec vector{bytes.data(), bytes.size()};
-  const ssize_t n = ::preadv2(fd, &vector, 1, -1, RWF_NOWAIT);
-  if (n >= 0 || (errno != EOPNOTSUPP && errno != EINVAL)) return n;
-  pollfd ready{fd, POLLIN, 0};
-  if (::poll(&ready, 1, 0) == 0) {
-    errno = EAGAIN;
-    return -1;
-  }
-  return ::read(fd, bytes.data(), bytes.size());
-}
-
-RelayHead decode_head(FrameType type, std::span<const std::byte> body) {
-  if (body.size() < kRelayHeadSize) refuse(type, "it is too short");
-  RelayHead head;
-  for (size_t i = 0; i < 4; ++i) head.stream |= static_cast<uint32_t>(body[i]) << (8 * i);
-  for (size_t i = 0; i < 8; ++i) head.position |= static_cast<uint64_t>(body[4 + i]) << (8 * i);
-  return head;
-}
-
-}  // namespace
 
 void Relays::add(uint32_t id, UniqueFd fd, bool source, bool sink, bool socket, Reading reading) {
   Stream& stream = streams_[id];
@@ -105,7 +25,9 @@ void Relays::add(uint32_t id, UniqueFd fd, bool source, bool sink, bool socket, 
   stream.socket = socket;
   stream.on_demand = reading == Reading::on_demand;
   stream.terminal = ::isatty(stream.fd.get()) == 1;
+  if (stream.on_demand && !stream.terminal) stream.others.emplace(stream.fd.get(), true);
   stream.at_once = at_once(stream.fd.get(), socket);
+  if (sink && !is_open_ && is_pipe(stream.fd.get())) stream.writers.emplace(stream.fd.get(), false);
 }
 
 bool Relays::may_read(const Stream& stream) const {
@@ -143,12 +65,12 @@ void Relays::handle(std::span<const pollfd> polls) {
 }
 
 void Relays::read_source(uint32_t id, Stream& stream) {
-  if (stream.on_demand) {
-    stream.announced = true;
-    pump_.put(FrameType::relay_ready, encode_head(id, 0));
-    return;
-  }
-  const std::span<std::byte> room = pump_.body_room(kRelayHeadSize, kPiece);
+  if (leave_to_others(id, stream)) return;
+  read_some(id, stream, kPiece);
+}
+
+void Relays::read_some(uint32_t id, Stream& stream, size_t most) {
+  const std::span<std::byte> room = pump_.body_room(kRelayHeadSize, std::min(most, kPiece));
   const ssize_t n = stream.socket ? ::recv(stream.fd.get(), room.data(), room.size(), MSG_DONTWAIT)
                                   : read_now(stream.fd.get(), room, stream.at_once);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
@@ -161,16 +83,32 @@ void Relays::read_source(uint32_t id, Stream& stream) {
 void Relays::end_source(uint32_t id, Stream& stream) {
   if (!stream.source) return;
   stream.source = false;
+  if (other_end_closed(id, stream)) return tell_closed(id, stream);
   pump_.put(FrameType::relay_end, encode_head(id, stream.sent));
+}
+
+/// Who shares our end with the process that closed its own must not see a shutdown(2).
+bool Relays::other_end_closed(uint32_t id, const Stream& stream) const {
+  if (!stream.socket) return false;
+  if (is_open_) return !is_open_(id);
+  pollfd state{stream.fd.get(), 0, 0};
+  return ::poll(&state, 1, 0) == 1 && (state.revents & POLLHUP) != 0;
+}
+
+void Relays::tell_closed(uint32_t id, Stream& stream) {
+  stream.source = stream.sink = false;
+  stream.pending.reset();
+  pump_.put(FrameType::relay_closed, encode_head(id, stream.sent));
 }
 
 /// Gives what can't be written now.
 std::span<const std::byte> Relays::write_some(uint32_t id, Stream& stream,
                                               std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const ssize_t n = stream.socket ? ::send(stream.fd.get(), bytes.data(), bytes.size(),
+    const auto part = bytes.first(whole_at_once(stream, bytes));
+    const ssize_t n = stream.socket ? ::send(stream.fd.get(), part.data(), part.size(),
                                              MSG_DONTWAIT | MSG_NOSIGNAL)
-                                    : write_now(stream.fd.get(), bytes, stream.at_once);
+                                    : write_now(stream.fd.get(), part, stream.at_once);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) break;
     if (n < 0) {
       break_sink(id, stream);
@@ -193,7 +131,7 @@ void Relays::write_sink(uint32_t id, Stream& stream) {
   }
   if (rest == 0 && stream.ended) {
     stream.sink = false;
-    if (stream.socket) ::shutdown(stream.fd.get(), SHUT_WR);
+    if (stream.socket && !stream.closed) ::shutdown(stream.fd.get(), SHUT_WR);
   }
 }
 
@@ -201,8 +139,9 @@ void Relays::write_sink(uint32_t id, Stream& stream) {
 void Relays::break_sink(uint32_t id, Stream& stream) {
   if (!stream.sink) return;
   stream.sink = false;
-  stream.pending.reset();
-  pump_.put(FrameType::relay_broken, encode_head(id, 0));
+  const bool closed = other_end_closed(id, stream);
+  if (closed && !stream.source) return tell_closed(id, stream);
+  tell_broken(id, stream, closed);
 }
 
 void Relays::close_if_idle(Stream& stream) {
@@ -215,6 +154,7 @@ bool Relays::takes(FrameType type) {
     case FrameType::relay_taken:
     case FrameType::relay_end:
     case FrameType::relay_broken:
+    case FrameType::relay_closed:
     case FrameType::relay_ready:
     case FrameType::relay_wanted:
     case FrameType::relay_window:
@@ -222,6 +162,22 @@ bool Relays::takes(FrameType type) {
     default:
       return false;
   }
+}
+
+void Relays::take_bytes(uint32_t id, Stream& stream, std::span<const std::byte> bytes) {
+  const bool answer = std::exchange(stream.asked, false);
+  if (!bytes.empty()) stream.offered = false;
+  if (!stream.sink) {  // the other side has been told, and only lacks what it sent before
+    if (!answer || !stream.shared) return;
+    stream.pending.append(bytes);
+    return tell_broken(id, stream, false);
+  }
+  if (stream.received - stream.written > kWindow + kPiece + kLastWords) {
+    refuse(FrameType::relay, "it is too much");
+  }
+  // Straight from where they came, unless others wait already.
+  stream.pending.append(stream.pending.empty() ? write_some(id, stream, bytes) : bytes);
+  if (stream.sink) write_sink(id, stream);
 }
 
 void Relays::take(FrameType type, std::span<const std::byte> body) {
@@ -234,14 +190,7 @@ void Relays::take(FrameType type, std::span<const std::byte> body) {
     case FrameType::relay:
       if (head.position != stream.received || stream.ended) refuse(type, "bytes are missing");
       stream.received += bytes.size();
-      if (!stream.sink) break;  // the other side has been told
-      if (stream.received - stream.written > kWindow + kPiece + kLastWords) {
-        refuse(type, "it is too much");
-      }
-      // Straight from where they came, unless others wait already.
-      stream.pending.append(stream.pending.empty() ? write_some(head.stream, stream, bytes)
-                                                   : bytes);
-      if (stream.sink) write_sink(head.stream, stream);
+      take_bytes(head.stream, stream, bytes);
       break;
     case FrameType::relay_taken:
       if (head.position > stream.sent || head.position < stream.acknowledged) {
@@ -252,13 +201,14 @@ void Relays::take(FrameType type, std::span<const std::byte> body) {
     case FrameType::relay_end:
       if (head.position != stream.received) refuse(type, "bytes are missing");
       stream.ended = true;
+      stream.asked = false;
       if (stream.sink) write_sink(head.stream, stream);
       break;
     case FrameType::relay_ready:
-      stream.offered = true;
+      stream.offered = stream.shared = true;
       break;
     case FrameType::relay_wanted:
-      stream.on_demand = false;
+      read_wanted(head.stream, stream, std::max<size_t>(1, head.position));
       break;
     case FrameType::relay_window: {
       winsize size{};
@@ -267,8 +217,14 @@ void Relays::take(FrameType type, std::span<const std::byte> body) {
       break;
     }
     case FrameType::relay_broken:
-      if (stream.source && stream.socket) ::shutdown(stream.fd.get(), SHUT_RD);
-      stream.source = false;
+      stop_reading(stream, head.position == kShut);
+      give_back(head.stream, stream, bytes);
+      break;
+    case FrameType::relay_closed:
+      if (head.position != stream.received) refuse(type, "bytes are missing");
+      stop_reading(stream, false);
+      stream.ended = stream.closed = true;
+      if (stream.sink) write_sink(head.stream, stream);
       break;
     default:
       refuse(type, "it is none of a relay");
@@ -278,6 +234,10 @@ void Relays::take(FrameType type, std::span<const std::byte> body) {
 
 void Relays::drain() {
   for (auto& [id, stream] : streams_) {
+    if (stream.sink && !stream.source) {
+      pollfd state{stream.fd.get(), 0, 0};
+      if (::poll(&state, 1, 0) > 0) break_sink(id, stream);
+    }
     while (stream.source) {
       pollfd ready{stream.fd.get(), POLLIN, 0};
       if (::poll(&ready, 1, 0) <= 0) break;
@@ -285,14 +245,6 @@ void Relays::drain() {
     }
     close_if_idle(stream);
   }
-}
-
-std::vector<uint32_t> Relays::unwanted() const {
-  std::vector<uint32_t> ids;
-  for (const auto& [id, stream] : streams_) {
-    if (stream.offered && stream.sink) ids.push_back(id);
-  }
-  return ids;
 }
 
 void Relays::hold(uint32_t id, bool held) {
@@ -305,11 +257,6 @@ void Relays::tell_window(uint32_t id, uint64_t size) {
 
 void Relays::tell_modes(uint32_t id, std::span<const std::byte> modes) {
   pump_.put(FrameType::relay_modes, encode_head(id, 0), modes);
-}
-
-void Relays::want(uint32_t id) {
-  streams_.at(id).offered = false;
-  pump_.put(FrameType::relay_wanted, encode_head(id, 0));
 }
 
 bool Relays::has_undelivered() const {
@@ -328,7 +275,8 @@ bool Relays::terminal_is_behind() const {
 
 bool Relays::all_closed() const {
   for (const auto& [id, stream] : streams_) {
-    if (stream.fd) return false;
+    const bool answer_due = stream.asked && !stream.sink;
+    if (stream.fd || answer_due) return false;
   }
   return true;
 }

@@ -8,8 +8,11 @@
 
 #include <poll.h>
 
+#include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -18,6 +21,7 @@
 #include "image/model.h"
 #include "net/frame.h"
 #include "session/frame_pump.h"
+#include "session/other_holders.h"
 
 namespace rfork::session {
 
@@ -26,12 +30,16 @@ inline constexpr size_t kRelayHeadSize = 12;
 
 class Relays {
  public:
-  explicit Relays(FramePump& pump) : pump_(pump) {}
+  /// Whether what leads to the other end of a socket stream's `fd` is open still. At the origin
+  /// only the kernel knows, and a hang-up is taken for a close.
+  using IsOpen = std::function<bool(uint32_t id)>;
+  explicit Relays(FramePump& pump, IsOpen is_open = {})
+      : pump_(pump), is_open_(std::move(is_open)) {}
 
   /// How a source is read.
   enum class Reading {
     eagerly,   ///< what comes is sent on
-    on_demand  ///< only once somebody is known to read on the other side: others read here, too
+    on_demand  ///< what somebody is known to read on the other side, as long as others read it, too
   };
   /// `fd` is read from when `source`, written to when `sink`. Non-blocking, or a socket.
   void add(uint32_t id, UniqueFd fd, bool source, bool sink, bool socket,
@@ -56,8 +64,13 @@ class Relays {
   void tell_window(uint32_t id, uint64_t size);
   /// The child's terminal `id` has the modes (struct termios2) of these bytes.
   void tell_modes(uint32_t id, std::span<const std::byte> modes);
-  /// Tells the other side that somebody reads `id` here.
-  void want(uint32_t id);
+  /// Whether what came of `id` has not been read by who has the other end.
+  bool has_unread(uint32_t id) const;
+  /// Tells the other side that somebody waits for so many bytes of `id` here.
+  void want(uint32_t id, size_t bytes);
+  /// Streams that wait for who wants them go on by themselves when nobody else is left to read
+  /// them. Gives how long to wait until the next look, in ms; -1: there is none to be taken.
+  int look_who_shares();
 
   /// Bytes that came and have not been written yet.
   bool has_undelivered() const;
@@ -67,6 +80,8 @@ class Relays {
   bool all_closed() const;
 
  private:
+  using Clock = std::chrono::steady_clock;
+
   struct Stream {
     UniqueFd fd;
     bool socket = false;
@@ -74,28 +89,47 @@ class Relays {
     size_t at_once = 0;  ///< bytes that a blocking `fd` takes when it is ready; 0: it doesn't block
     // From here to there.
     bool source = false;
-    bool on_demand = false;  ///< nobody has been seen to read it
+    bool on_demand = false;  ///< others may read it
     bool held = false;
     bool announced = false;  ///< and the other side knows that there is something
+    std::optional<OtherHolders> others;
+    Clock::time_point look_at;
+    std::chrono::milliseconds look_pause{};
     uint64_t sent = 0, acknowledged = 0;
     // From there to here.
     bool sink = false;
-    bool offered = false;  ///< there is something to read that was not sent
+    std::optional<OtherHolders> writers;  ///< of a pipe that others may write, too
+    size_t until_look = 0;                ///< bytes to write before it is asked again
+    bool offered = false;                 ///< there is something to read that was not sent
+    bool asked = false;                   ///< for some of it, and no answer has come
+    bool shared = false;  ///< it was offered once: what nobody reads here is another's
     ByteQueue pending;
     uint64_t received = 0, written = 0, reported = 0;
-    bool ended = false;  ///< nothing comes behind `received`
+    bool ended = false;   ///< nothing comes behind `received`
+    bool closed = false;  ///< by the last who had it there; `ended` too
   };
 
   void read_source(uint32_t id, Stream& stream);
+  void read_wanted(uint32_t id, Stream& stream, size_t bytes);
+  void read_some(uint32_t id, Stream& stream, size_t most);
+  bool leave_to_others(uint32_t id, Stream& stream);
+  void take_bytes(uint32_t id, Stream& stream, std::span<const std::byte> bytes);
+  void stop_reading(Stream& stream, bool shut);
+  void give_back(uint32_t id, Stream& stream, std::span<const std::byte> bytes);
+  void tell_broken(uint32_t id, Stream& stream, bool closed);
   std::span<const std::byte> write_some(uint32_t id, Stream& stream,
                                         std::span<const std::byte> bytes);
   void write_sink(uint32_t id, Stream& stream);
   void end_source(uint32_t id, Stream& stream);
   void break_sink(uint32_t id, Stream& stream);
+  void tell_closed(uint32_t id, Stream& stream);
+  bool other_end_closed(uint32_t id, const Stream& stream) const;
   void close_if_idle(Stream& stream);
   bool may_read(const Stream& stream) const;
+  static size_t whole_at_once(Stream& stream, std::span<const std::byte> bytes);
 
   FramePump& pump_;
+  IsOpen is_open_;
   std::map<uint32_t, Stream> streams_;
   std::vector<std::pair<uint32_t, size_t>> polled_;  ///< stream, number of its entry
 };

@@ -468,6 +468,13 @@ void open_null_as(int fd) {
   ::close(null);
 }
 
+/// What the caller has open is open here, too: as soon as it knows of its child, a pipe that the
+/// child has left must be at its end.
+void let_go_of_all_but(int fd) {
+  if (fd > 0) ::close_range(0, static_cast<unsigned>(fd) - 1, 0);
+  ::close_range(static_cast<unsigned>(fd) + 1, ~0u, 0);
+}
+
 /// The caller hears what became of it, and its terminal nothing.
 int work_for_caller(Arguments& arguments) {
   keep_above_standard(arguments.report);
@@ -479,6 +486,7 @@ int work_for_caller(Arguments& arguments) {
     unblock_signals(arguments.blocked);
     check_own_limits(!arguments.key.empty());
     work(arguments);
+    let_go_of_all_but(arguments.report);
     report_to_caller(arguments.report, 0, "");
     return 0;
   } catch (const std::exception& error) {

@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <span>
 
 #include "tracer/describe_fd.h"
@@ -62,6 +63,17 @@ uint32_t relayed_already(const Inventory& inventory, dev_t terminal) {
   return terminal == 0 || found == inventory.relayed_terminals.end() ? 0 : found->second;
 }
 
+// The description that stands for this end of a pipe already; 0: none.
+uint32_t relayed_already(const Inventory& inventory, const OpenFd& open) {
+  for (const auto& [id, own] : inventory.relays) {
+    struct stat status {};
+    if (::fstat(own.get(), &status) != 0 || status.st_ino != open.status.st_ino) continue;
+    const int flags = ::fcntl(own.get(), F_GETFL);
+    if (status.st_dev == open.status.st_dev && ((flags ^ open.flags) & O_ACCMODE) == 0) return id;
+  }
+  return 0;
+}
+
 }  // namespace
 
 bool describe_relay(Inventory& inventory, const InventoryInput& input, const OpenFd& open,
@@ -77,6 +89,11 @@ bool describe_relay(Inventory& inventory, const InventoryInput& input, const Ope
     if (description.other != 0) return true;
     describe_terminal(own.get(), input.relay_input, description);
     inventory.relayed_terminals.emplace(open.terminal, description.id);
+  }
+  if (S_ISFIFO(open.status.st_mode)) {
+    description.capacity = static_cast<uint64_t>(std::max(::fcntl(own.get(), F_GETPIPE_SZ), 0));
+    description.other = relayed_already(inventory, open);
+    if (description.other != 0) return true;
   }
   inventory.relays.emplace(description.id, std::move(own));
   return true;
