@@ -173,8 +173,8 @@ int open_kind(const std::string& kind) {
   int pair[2];
   if (kind == "pipe") {
     MUST(pipe2(pair, O_CLOEXEC));
-    close(pair[1]);
-    return pair[0];
+    give_away(pair[0]);
+    return pair[1];
   }
   if (kind == "socketpair") {
     MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
