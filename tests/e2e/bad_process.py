@@ -157,6 +157,7 @@ def descriptors(world):
 NAMES = {"fanotify": "a fanotify group that is asked for permission", "userfaultfd": "a userfaultfd", "io_uring": "an io_uring",
          "perf": "a perf event", "secret": "secret memory (memfd_secret)", "queue": "the POSIX message queue",
          "other-pidfd": "a pidfd of process", "other-proc": "of another process",
+         **{f"unix-{kind}": "with urgent data" for kind in ("urgent", "urgent-inline")},
          "shared-eventfd": "(holds) has too", "shared-epoll": "(holds) has too",
          "shared-fanotify": "(holds) has too", "shared-fifo": "a FIFO"}
 OBJECTS = {"aio": "a ring of io_setup(2)", "secret-memory": "secret memory (memfd_secret)"}
