@@ -150,7 +150,7 @@ struct Description {
     eventfd,    ///< `count`, `semaphore`
     signalfd,   ///< `signal_mask`
     timerfd,    ///< `timer`
-    epoll,      ///< `watches`
+    epoll,      ///< `watches`; `count` 1: it had nothing to tell, 0: it had, or that isn't known
     pipe,       ///< an end of a pipe whose other end is the process's too: `other`
     socket,     ///< `socket`; of two unix sockets that are both the process's and connected:
                 ///< `other`

@@ -19,6 +19,7 @@
 #include "base/error.h"
 #include "base/io.h"
 #include "base/text.h"
+#include "image/capability_words.h"
 
 #ifndef CLONE_NEWTIME
 #define CLONE_NEWTIME 0x00000080
@@ -86,8 +87,8 @@ std::optional<TargetUser> target_user(const image::Process& process, const Optio
   }
   const uint64_t missing = process.credentials.cap_permitted & ~own_permitted_capabilities();
   if (missing != 0)
-    findings.warn(
-        fmt::format("the child lacks capabilities that this process has not: mask {:#x}", missing));
+    findings.warn(fmt::format("the child lacks capabilities that this process has not: {}",
+                              image::capability_words(missing)));
   return user_of_image(process.credentials);
 }
 

@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -168,23 +169,69 @@ void arm_timer(PlanWriter& plan, int fd, const image::FileTimer& timer, int64_t 
   set_ticks();  // after it: setting the time forgets them
 }
 
-void add_watches(PlanWriter& plan, int fd, const Description& description,
-                 const image::Process& process) {
-  for (const image::EpollWatch& watch : description.watches) {
-    if (std::ranges::none_of(process.descriptors,
-                             [&](const auto& one) { return one.fd == watch.fd; })) {
-      continue;  // its loss was accepted
-    }
-    epoll_event event{};
-    event.events = watch.events;
-    event.data.u64 = watch.data;
-    // What stands in for a terminal or a pipe of a copy may be a file, which is always ready and
-    // can't be watched.
-    plan.try_call(SYS_epoll_ctl,
-                  {static_cast<uint64_t>(fd), EPOLL_CTL_ADD, static_cast<uint64_t>(watch.fd),
-                   plan.value(event)},
-                  fmt::format("watch descriptor {} by {}", watch.fd, fd));
+namespace {
+
+constexpr size_t kEventsAtOnce = 64;
+
+void add_watch(PlanWriter& plan, int fd, const image::EpollWatch& watch) {
+  epoll_event event{};
+  event.events = watch.events;
+  event.data.u64 = watch.data;
+  // What stands in for a terminal or a pipe of a copy may be a file, which is always ready and
+  // can't be watched.
+  plan.try_call(SYS_epoll_ctl,
+                {static_cast<uint64_t>(fd), EPOLL_CTL_ADD, static_cast<uint64_t>(watch.fd),
+                 plan.value(event)},
+                fmt::format("watch descriptor {} by {}", watch.fd, fd));
+}
+
+/// Edge-triggered, and what the file is ready for was told before.
+bool was_told(const Description& epoll, const image::EpollWatch& watch) {
+  return epoll.count != 0 && (watch.events & (EPOLLET | EPOLLONESHOT)) == EPOLLET;
+}
+
+/// Whether nobody but the process itself, which doesn't run yet, can make the file ready.
+bool is_private(const Description& description) {
+  switch (description.kind) {
+    case Description::Kind::eventfd:
+    case Description::Kind::pipe:
+      return true;
+    case Description::Kind::socket:
+      return description.socket && description.socket->family == AF_UNIX &&
+             description.socket->connected && !description.socket->listening &&
+             (description.other != 0 || description.socket->peer_gone);
+    default:
+      return false;
   }
+}
+
+}  // namespace
+
+uint64_t operations_for_watches(const Description& description) {
+  const size_t watches = description.watches.size();
+  return watches + watches / kEventsAtOnce + 1;
+}
+
+void add_watches(PlanWriter& plan, int fd, const Description& description,
+                 const image::Snapshot& snapshot) {
+  std::vector<const image::EpollWatch*> quiet, others;
+  for (const image::EpollWatch& watch : description.watches) {
+    const auto& descriptors = snapshot.processes.at(0).descriptors;
+    const auto own = std::ranges::find(descriptors, watch.fd, &image::Descriptor::fd);
+    if (own == descriptors.end()) continue;  // its loss was accepted
+    const Description* const watched = image::find_id(snapshot.descriptions, own->description);
+    const bool told = was_told(description, watch) && watched != nullptr && is_private(*watched);
+    (told ? quiet : others).push_back(&watch);
+  }
+  for (const image::EpollWatch* watch : quiet) add_watch(plan, fd, *watch);
+  // Taking an edge is what makes a watch quiet: so before there is any whose edge is wanted.
+  const size_t takes = (quiet.size() + kEventsAtOnce - 1) / kEventsAtOnce;
+  const uint64_t taken = takes == 0 ? 0 : plan.data(Bytes(kEventsAtOnce * sizeof(epoll_event)));
+  for (size_t i = 0; i < takes; ++i) {
+    plan.try_call(SYS_epoll_wait, {static_cast<uint64_t>(fd), taken, kEventsAtOnce, 0},
+                  fmt::format("take what epoll instance {} has told", fd));
+  }
+  for (const image::EpollWatch* watch : others) add_watch(plan, fd, *watch);
 }
 
 }  // namespace rfork::loader

@@ -41,9 +41,11 @@ void set_status_flags(int fd, int32_t flags);
 void fill_pipe(int fd, const image::Description& description, Findings& findings);
 
 /// The child's own calls, with all descriptors in place: timers get their time (captured when it
-/// was `realtime_ns`), epoll instances what they watch.
+/// was `realtime_ns`), epoll instances what they watch. Edges that were told are not told again.
 void arm_timer(PlanWriter& plan, int fd, const image::FileTimer& timer, int64_t realtime_ns);
 void add_watches(PlanWriter& plan, int fd, const image::Description& description,
-                 const image::Process& process);
+                 const image::Snapshot& snapshot);
+/// As many as add_watches() may need.
+uint64_t operations_for_watches(const image::Description& description);
 
 }  // namespace rfork::loader

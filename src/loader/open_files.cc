@@ -309,7 +309,7 @@ void OpenFiles::for_each_of(Description::Kind kind,
 
 void OpenFiles::add_watches(PlanWriter& plan) const {
   for_each_of(Description::Kind::epoll, [&](int fd, const Description& description) {
-    loader::add_watches(plan, fd, description, process_);
+    loader::add_watches(plan, fd, description, snapshot_);
   });
 }
 

@@ -123,7 +123,7 @@ void Restore::State::place_hole(AddressSpace& space) {
   uint64_t locks = 0;  // and watches: as many operations, and no more data
   uint64_t messages = 0, message_bytes = 0;
   for (const image::Description& description : snapshot_.descriptions) {
-    locks += description.locks.size() + description.watches.size();
+    locks += description.locks.size() + operations_for_watches(description);
     if (!description.socket) continue;
     messages += description.socket->messages.size() + 1;
     for (const auto& message : description.socket->messages) {

@@ -239,6 +239,63 @@ std::string option_words(ByteSpan bytes) {
   return byte_string_words(bytes);
 }
 
+namespace {
+
+// Numbers as in <linux/in.h> and <linux/in6.h>, which can't be had beside libc's.
+constexpr Word kPathMtu[] = {{0, "PMTUDISC_DONT"},      {1, "PMTUDISC_WANT"},
+                             {2, "PMTUDISC_DO"},        {3, "PMTUDISC_PROBE"},
+                             {4, "PMTUDISC_INTERFACE"}, {5, "PMTUDISC_OMIT"}};
+constexpr Word kPreferences[] = {
+    {0x1, "IPV6_PREFER_SRC_TMP"},     {0x2, "IPV6_PREFER_SRC_PUBLIC"},
+    {0x4, "IPV6_PREFER_SRC_COA"},     {0x100, "IPV6_PREFER_SRC_PUBTMP_DEFAULT"},
+    {0x400, "IPV6_PREFER_SRC_HOME"},  {0x8, "IPV6_PREFER_SRC_CGA"},
+    {0x800, "IPV6_PREFER_SRC_NONCGA"}};
+
+}  // namespace
+
+std::string named_option_words(const std::string& name, ByteSpan bytes) {
+  if (name == "SO_MAX_PACING_RATE" && bytes.size() == sizeof(uint64_t)) {
+    const auto rate = value_in<uint64_t>(bytes);
+    return rate == ~uint64_t{0} ? "unlimited" : fmt::format("{} bytes/s", rate);
+  }
+  if (bytes.size() != sizeof(int)) return option_words(bytes);
+  const auto value = value_in<uint32_t>(bytes);
+  const bool ipv6 = name.starts_with("IPV6_");
+  if (name.ends_with("_MTU_DISCOVER"))
+    return value < std::size(kPathMtu) ? (ipv6 ? "IPV6_" : "IP_") + value_word(value, kPathMtu)
+                                       : std::to_string(value);
+  if (name == "IPV6_ADDR_PREFERENCES") return bit_words(value, kPreferences);
+  return option_words(bytes);
+}
+
+std::string protocol_words(uint64_t family, uint64_t protocol) {
+  constexpr Word kInternet[] = {
+      {IPPROTO_IP, "IPPROTO_IP"},     {IPPROTO_ICMP, "IPPROTO_ICMP"},
+      {IPPROTO_IGMP, "IPPROTO_IGMP"}, {IPPROTO_TCP, "IPPROTO_TCP"},
+      {IPPROTO_UDP, "IPPROTO_UDP"},   {IPPROTO_DCCP, "IPPROTO_DCCP"},
+      {IPPROTO_GRE, "IPPROTO_GRE"},   {IPPROTO_ESP, "IPPROTO_ESP"},
+      {IPPROTO_AH, "IPPROTO_AH"},     {IPPROTO_ICMPV6, "IPPROTO_ICMPV6"},
+      {IPPROTO_SCTP, "IPPROTO_SCTP"}, {IPPROTO_UDPLITE, "IPPROTO_UDPLITE"},
+      {IPPROTO_RAW, "IPPROTO_RAW"},   {262, "IPPROTO_MPTCP"}};
+  constexpr Word kNetlink[] = {{NETLINK_ROUTE, "NETLINK_ROUTE"},
+                               {NETLINK_SOCK_DIAG, "NETLINK_SOCK_DIAG"},
+                               {NETLINK_XFRM, "NETLINK_XFRM"},
+                               {NETLINK_AUDIT, "NETLINK_AUDIT"},
+                               {NETLINK_NETFILTER, "NETLINK_NETFILTER"},
+                               {NETLINK_CONNECTOR, "NETLINK_CONNECTOR"},
+                               {NETLINK_KOBJECT_UEVENT, "NETLINK_KOBJECT_UEVENT"},
+                               {NETLINK_GENERIC, "NETLINK_GENERIC"}};
+  const auto word = [&](std::span<const Word> words) {
+    const auto found = std::ranges::find(words, protocol, &Word::value);
+    return found == words.end() ? std::to_string(protocol) : found->name;
+  };
+  if (family == AF_INET || family == AF_INET6) return word(kInternet);
+  if (family == AF_NETLINK) return word(kNetlink);
+  if (family == AF_PACKET)  // as socket(2) is given it, in network order
+    return fmt::format("ethertype {:#06x}", ntohs(static_cast<uint16_t>(protocol)));
+  return std::to_string(protocol);
+}
+
 std::string byte_string_words(ByteSpan bytes) {
   constexpr size_t kShown = 16;
   return fmt::format("{} bytes: {}{}", bytes.size(),

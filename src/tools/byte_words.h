@@ -32,6 +32,10 @@ std::string socket_address_words(ByteSpan bytes);
 std::string filter_words(ByteSpan bytes);
 /// The value of a socket option: `1`, `2 s`, `cubic`.
 std::string option_words(ByteSpan bytes);
+/// The same where the option's name tells more: `IP_PMTUDISC_DO`, `unlimited`.
+std::string named_option_words(const std::string& name, ByteSpan bytes);
+/// The protocol of socket(2): `IPPROTO_TCP`, `NETLINK_ROUTE`.
+std::string protocol_words(uint64_t family, uint64_t protocol);
 /// Their number, and the first ones in hexadecimal.
 std::string byte_string_words(ByteSpan bytes);
 

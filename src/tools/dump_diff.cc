@@ -8,6 +8,7 @@
 #include "base/text.h"
 #include "image/json.h"
 #include "tools/byte_words.h"
+#include "tools/descriptor_words.h"
 #include "tools/kernel_words.h"
 #include "tools/process_words.h"
 
@@ -124,10 +125,16 @@ std::string words_of(const ObjectChange& change) {
   if (change.kind != MemoryChange::Kind::changed) {
     return fmt::format("{} {}: {}", text, name_of_kind(change.kind), human_bytes(object.size));
   }
-  const std::string size = change.before->size == object.size
-                               ? ""
-                               : fmt::format(", {} → {} bytes", change.before->size, object.size);
-  return fmt::format("{}: {} changed{}", text, pages_words(change.pages), size);
+  std::string what;
+  const auto add = [&](const std::string& part) { what += (what.empty() ? "" : ", ") + part; };
+  if (change.pages != 0) add(pages_words(change.pages) + " changed");
+  if (change.before->size != object.size)
+    add(fmt::format("{} → {} bytes", change.before->size, object.size));
+  if (change.before->seals != object.seals) {
+    const auto seals = [](uint32_t set) { return set == 0 ? "none" : seal_words(set); };
+    add(fmt::format("seals: {} → {}", seals(change.before->seals), seals(object.seals)));
+  }
+  return text + ": " + what;
 }
 
 std::string words_of(const Change& change) {

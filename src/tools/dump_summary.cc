@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/text.h"
+#include "image/capability_words.h"
 #include "image/json.h"
 #include "image/memory_policy.h"
 #include "image/socket_words.h"
@@ -99,7 +100,7 @@ void print_identity(const Snapshot& snapshot, const Process& process, std::FILE*
   line(out, "user", "{}uid {}, gid {}", who.user.empty() ? "" : plain(who.user) + ", ", who.euid,
        who.egid);
   if (who.securebits != 0) line(out, "securebits", "{}", securebits_words(who.securebits));
-  if (who.cap_effective != 0) line(out, "may", "{}", capability_words(who.cap_effective));
+  if (who.cap_effective != 0) line(out, "may", "{}", image::capability_words(who.cap_effective));
   line(out, "folder", "{}, umask {:03o}{}", plain(process.cwd), process.umask,
        process.root == "/" ? "" : ", root " + plain(process.root));
   line(out, "parent", "{}, process group {}, session {}", process.ppid, process.pgid, process.sid);

@@ -7,6 +7,7 @@
 #include <map>
 #include <string_view>
 
+#include "image/capability_words.h"
 #include "image/memory_policy.h"
 #include "tools/byte_words.h"
 #include "tools/descriptor_words.h"
@@ -102,11 +103,11 @@ const std::map<std::string_view, NumberWords>& number_words() {
       {"socket.type", socket_type_word},
       {"umask", octal},
       {"personality", personality_words},
-      {"cap_inheritable", capability_words},
-      {"cap_permitted", capability_words},
-      {"cap_effective", capability_words},
-      {"cap_bounding", capability_words},
-      {"cap_ambient", capability_words},
+      {"cap_inheritable", image::capability_words},
+      {"cap_permitted", image::capability_words},
+      {"cap_effective", image::capability_words},
+      {"cap_bounding", image::capability_words},
+      {"cap_ambient", image::capability_words},
       {"securebits", securebits_words},
       {"limits.soft", limit},
       {"limits.hard", limit},
@@ -304,10 +305,25 @@ std::string option_list_words(const json& options) {
   for (const json& option : options) {
     const auto bytes = std::as_bytes(std::span(option.at("value").get_binary()));
     if (std::ranges::all_of(bytes, [](std::byte byte) { return byte == std::byte{0}; })) continue;
-    text += (text.empty() ? "" : ", ") + plain(option.at("name").get<std::string>()) + " " +
-            option_words(bytes);
+    const auto name = option.at("name").get<std::string>();
+    text += (text.empty() ? "" : ", ") + plain(name) + " " + named_option_words(name, bytes);
   }
   return text;
+}
+
+}  // namespace
+
+namespace {
+
+/// What a member means depends on another one of the same object.
+std::optional<std::string> words_by_neighbour(const json& object, std::string_view path,
+                                              const std::string& name) {
+  if (path.ends_with("socket") && name == "protocol" && object.contains("family"))
+    return protocol_words(number_in(object.at("family")), number_in(object.at(name)));
+  if (path.ends_with("options") && name == "value" && object.contains("name"))
+    return named_option_words(object.at("name").get<std::string>(),
+                              std::as_bytes(std::span(object.at(name).get_binary())));
+  return std::nullopt;
 }
 
 }  // namespace
@@ -321,7 +337,8 @@ void print_fields(const json& value, const std::string& path, size_t indent, std
   for (const auto& [name, member] : value.items()) {
     const bool plain_value = is_scalar(member) || is_plain_list(member);
     if (!plain_value || (is_unset(member) && !counts_from_zero(path + "." + name))) continue;
-    lines.add(name + " " + field_text(path + "." + name, member));
+    const auto known = words_by_neighbour(value, path, name);
+    lines.add(name + " " + (known ? *known : field_text(path + "." + name, member)));
   }
   lines.end();
   for (const auto& [name, member] : value.items()) {
@@ -354,7 +371,9 @@ void add_words(json& value, const std::string& path) {
   json words = json::object();
   for (auto& [name, member] : value.items()) {
     const std::string inner = path + "." + name;
-    if (auto text = field_words(inner, member)) {
+    if (auto text = words_by_neighbour(value, path, name)) {
+      words[name + "_words"] = *text;
+    } else if (text = field_words(inner, member); text) {
       words[name + "_words"] = *text;
     } else if (is_plain_list(member) && !member.empty() && field_words(inner, member[0])) {
       json& list = words[name + "_words"] = json::array();

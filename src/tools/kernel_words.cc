@@ -127,8 +127,11 @@ std::string utc_words(int64_t realtime_ns) {
 }
 
 std::string duration_words(int64_t nanoseconds) {
+  if (nanoseconds >= 0 && nanoseconds < 1000) return fmt::format("{} ns", nanoseconds);
+  if (nanoseconds >= 0 && nanoseconds < 100'000)
+    return fmt::format("{:g} µs", static_cast<double>(nanoseconds) / 1000);
   if (nanoseconds >= 0) return human_duration_ns(nanoseconds);
-  return "-" + human_duration_ns(nanoseconds == INT64_MIN ? INT64_MAX : -nanoseconds);
+  return "-" + duration_words(nanoseconds == INT64_MIN ? INT64_MAX : -nanoseconds);
 }
 
 std::string map_flag_words(bool shared, bool grows_down, bool no_reserve, uint64_t huge_page_size) {

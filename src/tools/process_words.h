@@ -7,8 +7,6 @@
 
 namespace rfork::tools {
 
-/// `CAP_CHOWN CAP_KILL`, `all but CAP_SYS_RESOURCE`, `all`.
-std::string capability_words(uint64_t set);
 std::string personality_words(uint64_t personality);
 std::string clock_word(int64_t clock);
 std::string interval_timer_word(size_t which);

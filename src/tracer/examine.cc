@@ -32,6 +32,24 @@ constexpr unsigned long kKernelThread = 0x00200000;
   throw Refusal(Failure::cannot_trace, std::move(what), std::move(advice));
 }
 
+bool has_ended(const std::string& status_text) {
+  const auto status = parse_status(status_text);
+  const auto state = status.find("State");
+  return state != status.end() &&
+         (state->second.starts_with("Z") || state->second.starts_with("X"));
+}
+
+// A process whose leader has ended is a zombie to all appearance, and goes on with its others.
+size_t running_threads(pid_t pid) {
+  size_t running = 0;
+  const std::string path = fmt::format("/proc/{}/task", pid);
+  for (const int tid : try_list_numbers(path).value_or(std::vector<int>())) {
+    const auto text = try_read_file_at(AT_FDCWD, fmt::format("{}/{}/status", path, tid));
+    if (text && !has_ended(*text)) ++running;
+  }
+  return running;
+}
+
 void refuse_what_has_no_memory(pid_t pid) {
   if (pid == ::getpid())
     refuse(fmt::format("process {} is rfork-trace itself", pid), "name another process");
@@ -46,7 +64,14 @@ void refuse_what_has_no_memory(pid_t pid) {
     refuse(fmt::format("{} is a thread of process {}", pid, value("Tgid")),
            fmt::format("trace {}", value("Tgid")));
   }
-  if (value("State").starts_with("Z") || value("State").starts_with("X")) {
+  if (has_ended(*text)) {
+    const size_t running = running_threads(pid);
+    if (running > 0) {
+      refuse(
+          fmt::format("the main thread of process {} has ended (pthread_exit) while {} other{} on, "
+                      "which can't be carried",
+                      pid, running, running == 1 ? " runs" : "s run"));
+    }
     refuse(
         fmt::format("process {} is a zombie: it has ended, and its parent {} hasn't waited for it",
                     pid, value("PPid")));

@@ -108,7 +108,8 @@ struct Owned {
   PseudoTerminals terminals;
 
   explicit Owned(const InventoryInput& input)
-      : channels(input.pid, {input.pid, input.copy}),
+      // The child of rfork() shares the rest of a pipe with its parent, through a relay.
+      : channels(input.pid, {input.pid, input.copy}, !(input.forked && input.relay)),
         fifos(input.pid, {input.pid, input.copy}),
         terminals(input.pid, {input.pid, input.copy}) {}
 };

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <linux/sockios.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -15,6 +16,7 @@
 #include "image/socket_words.h"
 #include "tracer/proc_text.h"
 #include "tracer/sockets.h"
+#include "tracer/tcp_connections.h"
 
 namespace rfork::tracer {
 
@@ -104,10 +106,21 @@ uint64_t unreadable_bytes(int own) {
   return ::ioctl(own, SIOCOUTQ, &size) == 0 && size > 0 ? static_cast<uint64_t>(size) : 0;
 }
 
+/// Whether a byte that was sent with MSG_OOB is unread, or is what the next read would stop at: it
+/// has no place among what a peek gives. poll(2) tells of it in whatever way it is to be read.
+bool has_urgent_byte(int own, const Socket& socket) {
+  if (socket.family != AF_UNIX || socket.type != SOCK_STREAM || !socket.connected) return false;
+  pollfd state{own, POLLPRI, 0};
+  if (::poll(&state, 1, 0) == 1 && (state.revents & POLLPRI) != 0) return true;
+  int at_mark = 0;
+  return ::ioctl(own, SIOCATMARK, &at_mark) == 0 && at_mark != 0;
+}
+
 /// What can't be read of a connection of the process with itself, in words; empty: nothing.
 std::string connection_obstacle(const OwnChannels& channels, const SocketEnd& end,
                                 const Socket& socket, int own) {
   if (channels.tcp_link(end.end) != nullptr) return channels.tcp().obstacle(end.end.status.st_ino);
+  if (has_urgent_byte(own, socket)) return kUrgentData;
   if (socket.family != AF_UNIX || !channels.waits(end.end)) return {};
   if (unreadable_bytes(own) == 0) return {};
   return "with something written to a connection that nobody has accepted yet, where it can't be "

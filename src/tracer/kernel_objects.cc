@@ -1,7 +1,10 @@
 #include "tracer/kernel_objects.h"
 
+#include <poll.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
@@ -72,9 +75,28 @@ void describe_timerfd(const std::string& info, Description& description) {
   description.timer.interval_ns = time_of(info, "it_interval");
 }
 
-void describe_epoll(const std::string& info, Description& description) {
+short state_of(int fd, short events) {
+  pollfd one{fd, events, 0};
+  return ::poll(&one, 1, 0) >= 0 ? one.revents : static_cast<short>(POLLNVAL);
+}
+
+/// Whether all that edge-triggered watches had to say was told: the instance isn't readable. Which
+/// of them have told it, where it is readable, can be had only by taking it from the process.
+bool is_quiet(const KernelObject& object, const Description& description) {
+  constexpr uint32_t kMode = EPOLLET | EPOLLOUT;
+  const UniqueFd own = duplicate_descriptor(object.pid, object.fd);
+  if (!own || state_of(own.get(), POLLIN) != 0) return false;
+  // What is full here may have room where it is filled again, which the process wasn't told yet.
+  return std::ranges::none_of(description.watches, [&](const image::EpollWatch& watch) {
+    if ((watch.events & kMode) != kMode) return false;
+    const UniqueFd watched = duplicate_descriptor(object.pid, watch.fd);
+    return !watched || (state_of(watched.get(), POLLOUT) & POLLOUT) == 0;
+  });
+}
+
+void describe_epoll(const KernelObject& object, Description& description) {
   description.kind = Description::Kind::epoll;
-  for (const std::string_view line : split(info, '\n')) {
+  for (const std::string_view line : split(object.info, '\n')) {
     image::EpollWatch watch;
     if (std::sscanf(std::string(line).c_str(),
                     "tfd: %" SCNd32 " events: %" SCNx32 " data: %" SCNx64, &watch.fd, &watch.events,
@@ -82,6 +104,7 @@ void describe_epoll(const std::string& info, Description& description) {
       description.watches.push_back(watch);
     }
   }
+  if (object.stopped) description.count = is_quiet(object, description) ? 1 : 0;
 }
 
 }  // namespace
@@ -95,7 +118,7 @@ bool describe_kernel_object(const KernelObject& object, Description& description
   } else if (object.path == "anon_inode:[timerfd]") {
     describe_timerfd(object.info, description);
   } else if (object.path == "anon_inode:[eventpoll]") {
-    describe_epoll(object.info, description);
+    describe_epoll(object, description);
   } else {
     return false;
   }

@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -39,6 +41,16 @@ std::set<ino_t> held_by_others(const std::set<ino_t>& inodes, const std::set<pid
     }
   }
   return held;
+}
+
+/// Whether no process has the other end of this pipe: pipe(7), poll(2). What the kernel doesn't say
+/// for sure isn't taken for it.
+bool other_end_closed(const ChannelEnd& end) {
+  const UniqueFd own = duplicate_descriptor(end.pid, end.fd);
+  if (!own) return false;
+  const short sign = (end.flags & O_ACCMODE) == O_RDONLY ? POLLHUP : POLLERR;
+  pollfd state{own.get(), 0, 0};
+  return ::poll(&state, 1, 0) == 1 && (state.revents & sign) != 0;
 }
 
 /// Whether it is a unix socket, as far as we may look.
@@ -110,22 +122,27 @@ std::set<ino_t> OwnChannels::inodes() const {
 
 void OwnChannels::look_at_pipes(const std::vector<ChannelEnd>& ends) {
   struct Seen {
-    bool read = false, written = false;
-    uint32_t first = 0;
+    bool read = false, written = false, standard = false;
+    ChannelEnd first;
   };
   std::map<ino_t, Seen> pipes;
   for (const ChannelEnd& end : ends) {
-    if (!S_ISFIFO(end.status.st_mode)) continue;
+    if (!S_ISFIFO(end.status.st_mode) || (end.flags & O_PATH) != 0) continue;
     const auto link = try_read_link(fmt::format("/proc/{}/fd/{}", end.pid, end.fd));
     if (!link || inode_in(*link) == 0) continue;  // a FIFO with a name: others may open it
     Seen& seen = pipes[end.status.st_ino];
     const int access = end.flags & O_ACCMODE;
     seen.read = seen.read || access != O_WRONLY;
     seen.written = seen.written || access != O_RDONLY;
-    if (seen.first == 0) seen.first = end.description;
+    seen.standard = seen.standard || (end.pid == pid_ && end.fd <= STDERR_FILENO);
+    if (seen.first.description == 0) seen.first = end;
   }
   for (const auto& [inode, seen] : pipes) {
-    if (seen.read && seen.written) channels_[inode].first = seen.first;
+    const bool both = seen.read && seen.written;
+    // A standard stream is the caller's where the process goes on, and not one that has ended.
+    const bool alone = closed_ends_ && !both && !seen.standard;
+    if (both || (alone && other_end_closed(seen.first)))
+      channels_[inode].first = seen.first.description;
   }
 }
 
@@ -219,8 +236,13 @@ void OwnChannels::describe_pipe(const ChannelEnd& end, Description& description)
 
 void OwnChannels::read_pipe(const ChannelEnd& end, Description& description) const {
   if (description.other != description.id) return;
+  UniqueFd own = duplicate_descriptor(end.pid, end.fd);
+  int size = 0;
+  if (own && ::ioctl(own.get(), FIONREAD, &size) == 0 && size == 0) return;
+  // Who polls a pipe with one end is woken by another that comes and goes.
+  const bool reads = own && (end.flags & O_ACCMODE) != O_WRONLY;
   const std::string path = fmt::format("/proc/{}/fd/{}", end.pid, end.fd);
-  const UniqueFd reader = open_or_throw(path, O_RDONLY | O_NONBLOCK);
+  const UniqueFd reader = reads ? std::move(own) : open_or_throw(path, O_RDONLY | O_NONBLOCK);
   description.queued = peek_pipe(reader.get());
 }
 

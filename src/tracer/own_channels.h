@@ -1,5 +1,6 @@
 // Pipes and sockets that lead from the process to itself: programs wake their own threads and event
-// loops with them. Nobody else is at the other end, so they are carried with what is in them.
+// loops with them. Nobody else is at the other end, so they are carried with what is in them. So
+// are those whose other end is closed: the output of a child that has ended.
 #pragma once
 
 #include <sys/stat.h>
@@ -22,8 +23,10 @@ std::vector<Bytes> peek_pipe(int fd);
 
 class OwnChannels {
  public:
-  /// Processes that may hold the ends too: `pid` itself, and a copy of it that was made for us.
-  OwnChannels(pid_t pid, std::set<pid_t> same) : pid_(pid), same_(std::move(same)), tcp_(pid) {}
+  /// `same`: processes that may hold the ends too, `pid` itself and a copy of it that was made for
+  /// us. `closed_ends`: an end of a pipe whose other end nobody has is the process's own.
+  OwnChannels(pid_t pid, std::set<pid_t> same, bool closed_ends)
+      : pid_(pid), same_(std::move(same)), closed_ends_(closed_ends), tcp_(pid) {}
 
   pid_t pid() const { return pid_; }
   /// All of the process's pipes and sockets; finds out which of them lead to itself. That nobody
@@ -70,6 +73,7 @@ class OwnChannels {
 
   pid_t pid_;
   std::set<pid_t> same_;
+  bool closed_ends_;
   std::map<ino_t, Channel> channels_;
   std::map<ino_t, UnixSocket> unix_sockets_;
   TcpConnections tcp_;

@@ -26,7 +26,6 @@ constexpr int kNetnsCookie = 71;  // SO_NETNS_COOKIE
 constexpr int kUlp = 31;          // TCP_ULP
 constexpr int kPeekOffset = 42;   // SO_PEEK_OFF
 constexpr auto kPatience = std::chrono::seconds(2);
-constexpr const char* kUrgent = "with urgent data among what the process hasn't read yet (MSG_OOB)";
 
 template <typename T>
 std::optional<T> ask_option(int fd, int level, int option) {
@@ -259,7 +258,7 @@ std::string TcpConnections::obstacle(ino_t inode) const {
     return fmt::format("whose data the kernel treats in a way of its own (TCP_ULP \"{}\")",
                        ulp->data());
   }
-  if (has_urgent_data(own.get(), end)) return kUrgent;
+  if (has_urgent_data(own.get(), end)) return kUrgentData;
   if (links_.at(inode).way != TcpLink::Way::waiting) return {};
   const auto state = tcp_state(own.get());
   const uint64_t written = state ? state->sent + state->not_sent : 0;
@@ -301,7 +300,7 @@ std::string TcpConnections::read(ino_t inode, std::vector<image::SocketMessage>&
     arrived = await_end(fd, end);
   }
   if (!arrived) return "with bytes on their way to it that don't arrive";
-  if (has_urgent_data(fd, end)) return kUrgent;
+  if (has_urgent_data(fd, end)) return kUrgentData;
   const uint32_t size = tcp_readable(fd);
   if (size == 0) return {};
   const PeekFromStart from_start(fd);

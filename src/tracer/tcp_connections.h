@@ -25,6 +25,10 @@
 
 namespace rfork::tracer {
 
+/// Of any stream socket; follows "a socket".
+inline constexpr const char* kUrgentData =
+    "with urgent data among what the process hasn't read yet (MSG_OOB)";
+
 /// Where the other end of a TCP connection is.
 struct TcpLink {
   enum class Way : uint8_t {

@@ -47,6 +47,27 @@ def zombie(world):
     ended.wait()
 
 
+WITHOUT_LEADER = """
+import ctypes, os, threading, time
+def stay():
+    while "Z" not in open(f"/proc/self/task/{os.getpid()}/stat").read(): time.sleep(0.01)
+    print("alone", flush=True)
+    time.sleep(60)
+for _ in range(2): threading.Thread(target=stay).start()
+ctypes.CDLL(None).syscall(60, 0)    # exit(2): this thread's
+"""
+
+
+def leader(world):
+    """A process whose main thread has ended while others run is none that has ended."""
+    process = world.start([sys.executable, "-c", WITHOUT_LEADER])
+    process.line()
+    refuse(world, process.pid, CANNOT_TRACE, f"the main thread of process {process.pid} has ended", "2 others run")
+    said = world.trace("--check", process.pid, "-o", world.folder / "image").expect(CANNOT_TRACE)
+    expect("main thread" in " ".join(said.out.split()), f"{said}")
+    process.kill()
+
+
 def not_ours(world):
     """Run as the ordinary user; the process is root's."""
     if os.geteuid() != 0:
@@ -157,6 +178,7 @@ def descriptors(world):
 NAMES = {"fanotify": "a fanotify group that is asked for permission", "userfaultfd": "a userfaultfd", "io_uring": "an io_uring",
          "perf": "a perf event", "secret": "secret memory (memfd_secret)", "queue": "the POSIX message queue",
          "other-pidfd": "a pidfd of process", "other-proc": "of another process",
+         **{f"unix-{kind}": "with urgent data" for kind in ("urgent", "urgent-inline")},
          "shared-eventfd": "(holds) has too", "shared-epoll": "(holds) has too",
          "shared-fanotify": "(holds) has too", "shared-fifo": "a FIFO"}
 OBJECTS = {"aio": "a ring of io_setup(2)", "secret-memory": "secret memory (memfd_secret)"}
@@ -313,7 +335,7 @@ def surroundings(world):
     target.wait().expect(0, out="ok")
 
 
-CASES = {"gone": gone, "zombie": zombie, "not-ours": not_ours, "traced": traced,
+CASES = {"gone": gone, "zombie": zombie, "leader": leader, "not-ours": not_ours, "traced": traced,
          "kernel-thread": kernel_thread, "itself": itself, "thread": thread_id, "no-number": no_number,
          "32-bit": thirty_two_bit, "descriptors": descriptors, "dropped": dropped,
          "no-descriptor": no_descriptor, "objects": objects, "kernel-objects": kernel_objects,

@@ -99,6 +99,7 @@ memory = mmap.mmap(-1, 64 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 shared = mmap.mmap(-1, 8 * 4096)
 for page in range(64): memory[page * 4096] = 1
 shared[0] = 1
+sealed = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
 step = os.open(sys.argv[2], os.O_RDONLY)
 print(ctypes.addressof(ctypes.c_char.from_buffer(memory)), flush=True)
 while not os.read(step, 1):
@@ -106,6 +107,7 @@ while not os.read(step, 1):
     os.lseek(step, 0, 0)
 for page in range(7): memory[page * 4096 + 100] = 2
 shared[4096] = 3
+fcntl.fcntl(sealed, 1033, 1)    # F_ADD_SEALS, F_SEAL_SEAL
 os.umask(0o077)
 os.lseek(notes.fileno(), 5, 0)
 os.eventfd(4)
@@ -150,6 +152,7 @@ def changed(world):
     line_with(f"thread {process.pid} signal_mask: none → SIGALRM")
     line_with("thread", "came: python3")
     expect("7 pages" in line_with(f"{address:#x}-"), "seven pages were written")
+    expect("page" not in line_with("memfd", "seals: none → F_SEAL_SEAL"), "no page was written")
     line_with("shared_anonymous", "1 page (4.0 KiB) changed")
     line_with("came: PROT_READ MAP_PRIVATE")
     parsed = world.run([world.program("rfork-dump"), "--diff", "--json", before, after]).json()

@@ -173,13 +173,23 @@ int open_kind(const std::string& kind) {
   int pair[2];
   if (kind == "pipe") {
     MUST(pipe2(pair, O_CLOEXEC));
-    close(pair[1]);
-    return pair[0];
+    give_away(pair[0]);
+    return pair[1];
   }
   if (kind == "socketpair") {
     MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
     give_away(pair[1]);
     return pair[0];
+  }
+  if (kind == "unix-urgent" || kind == "unix-urgent-inline") {
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+    const int in_line = kind == "unix-urgent-inline";
+    MUST(setsockopt(pair[1], SOL_SOCKET, SO_OOBINLINE, &in_line, sizeof in_line));
+    EXPECT_EQ(send(pair[0], "a!b", 3, 0), 3);
+    if (send(pair[0], "!", 1, MSG_OOB) != 1)
+      target::skip("no urgent data here: %s", std::strerror(errno));
+    EXPECT_EQ(send(pair[0], "later", 5, 0), 5);
+    return pair[1];
   }
   if (kind == "datagrams") {
     MUST(socketpair(AF_UNIX, SOCK_DGRAM, 0, pair));

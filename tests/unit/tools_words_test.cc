@@ -7,9 +7,12 @@
 #include <csignal>
 #include <cstring>
 
+#include "image/capability_words.h"
 #include "image/json.h"
 #include "image_samples.h"
+#include "tools/byte_words.h"
 #include "tools/field_words.h"
+#include "tools/kernel_words.h"
 #include "tools/process_words.h"
 
 using namespace rfork;
@@ -91,10 +94,10 @@ TEST_CASE("clocks by name, those of CPU time too") {
 
 TEST_CASE("capabilities by name") {
   constexpr uint64_t kAll = (uint64_t{1} << 41) - 1;
-  CHECK(capability_words(kAll) == "all");
-  CHECK(capability_words(kAll & ~(uint64_t{1} << 24)) == "all but CAP_SYS_RESOURCE");
-  CHECK(capability_words(1u << 5) == "CAP_KILL");
-  CHECK(capability_words(0).empty());
+  CHECK(image::capability_words(kAll) == "all");
+  CHECK(image::capability_words(kAll & ~(uint64_t{1} << 24)) == "all but CAP_SYS_RESOURCE");
+  CHECK(image::capability_words(1u << 5) == "CAP_KILL");
+  CHECK(image::capability_words(0).empty());
 }
 
 TEST_CASE("a queued signal with what its sender said") {
@@ -135,4 +138,33 @@ TEST_CASE("JSON has words beside the numbers") {
   CHECK(value["watches"][0]["events_words"] == "EPOLLIN");
   CHECK(value["flags_words"] == "O_RDWR");
   CHECK_FALSE(value.contains("count_words"));
+}
+
+TEST_CASE("what a number of a socket means depends on its neighbour") {
+  CHECK(protocol_words(2, 6) == "IPPROTO_TCP");
+  CHECK(protocol_words(16, 6) == "NETLINK_XFRM");
+  CHECK(protocol_words(2, 253) == "253");
+  const json socket = {{"family", 10}, {"protocol", 17}, {"type", 2}};
+  CHECK(printed(socket, "descriptions.socket") ==
+        "  family AF_INET6, protocol IPPROTO_UDP, type SOCK_DGRAM\n");
+  const int wanted = 1, preferences = 1280;
+  const uint64_t rate = ~uint64_t{0};
+  json options =
+      json::array({{{"name", "IP_MTU_DISCOVER"}, {"value", binary(&wanted, 4)}},
+                   {{"name", "IPV6_ADDR_PREFERENCES"}, {"value", binary(&preferences, 4)}},
+                   {{"name", "SO_MAX_PACING_RATE"}, {"value", binary(&rate, 8)}},
+                   {{"name", "SO_KEEPALIVE"}, {"value", binary(&wanted, 4)}}});
+  add_words(options, "descriptions.socket.options");
+  CHECK(options[0].at("value_words") == "IP_PMTUDISC_WANT");
+  CHECK(options[1].at("value_words") == "IPV6_PREFER_SRC_PUBTMP_DEFAULT|IPV6_PREFER_SRC_HOME");
+  CHECK(options[2].at("value_words") == "unlimited");
+  CHECK(options[3].at("value_words") == "1");
+}
+
+TEST_CASE("a short time isn't none") {
+  CHECK(duration_words(0) == "0 ns");
+  CHECK(duration_words(99) == "99 ns");
+  CHECK(duration_words(50'000) == "50 µs");
+  CHECK(duration_words(400'000) == "0.4 ms");
+  CHECK(duration_words(-99) == "-99 ns");
 }
