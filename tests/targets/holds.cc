@@ -183,7 +183,7 @@ int open_kind(const std::string& kind) {
   }
   if (kind == "unix-urgent" || kind == "unix-urgent-inline") {
     MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
-    const int in_line = kind == "unix-urgent-inline";
+    const int in_line = kind.ends_with("-inline");
     MUST(setsockopt(pair[1], SOL_SOCKET, SO_OOBINLINE, &in_line, sizeof in_line));
     EXPECT_EQ(send(pair[0], "a!b", 3, 0), 3);
     if (send(pair[0], "!", 1, MSG_OOB) != 1)
