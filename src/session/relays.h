@@ -100,6 +100,7 @@ class Relays {
     bool sink = false;
     std::optional<OtherHolders> writers;  ///< of a pipe that others may write, too
     size_t until_look = 0;                ///< bytes to write before it is asked again
+    size_t look_every = 64u << 10;        ///< and then so many; most let go of theirs at once
     bool offered = false;                 ///< there is something to read that was not sent
     bool asked = false;                   ///< for some of it, and no answer has come
     bool shared = false;  ///< it was offered once: what nobody reads here is another's

@@ -104,10 +104,11 @@ void Relays::tell_broken(uint32_t id, Stream& stream, bool closed) {
 /// So much of `bytes` is written by one write(2): lines stay whole beside those of others, who
 /// write the same pipe. The kernel keeps no more together than PIPE_BUF.
 size_t Relays::whole_at_once(Stream& stream, std::span<const std::byte> bytes) {
-  constexpr size_t kLookEvery = 1u << 20;
+  constexpr size_t kLongestLook = 1u << 20;  // bytes
   if (!stream.writers || bytes.size() <= PIPE_BUF) return bytes.size();
   if (stream.until_look == 0) {
-    stream.until_look = kLookEvery;
+    stream.until_look = stream.look_every;
+    stream.look_every = std::min(2 * stream.look_every, kLongestLook);
     if (!stream.writers->exist()) {
       stream.writers.reset();
       return bytes.size();
