@@ -201,7 +201,8 @@ struct Description {
   /// Of a FIFO or directory: its name is gone. Of a pseudo-terminal's master: no slave is open.
   bool removed = false;
   int32_t shut = 0;  ///< of a socket: 1 it reads no more, 2 it writes no more
-  /// None in an image of old: then one of a pair of stream sockets, with what is `queued`.
+  /// Of a relayed one: what the child's end is like. None in an image of old: then one of a pair of
+  /// stream sockets, with what is `queued`.
   std::optional<Socket> socket;
   std::optional<PseudoTerminal> terminal;
 };

@@ -279,6 +279,7 @@ void visit_fields(auto& visit, Is<ThreadSettings> auto& x) {
   visit("time_stamp_counter", x.time_stamp_counter);
   visit("store_bypass", x.store_bypass);
   visit("indirect_branch", x.indirect_branch);
+  visit.later("memory_failure", x.memory_failure);
 }
 
 void visit_fields(auto& visit, Is<Credentials> auto& x) {

@@ -120,6 +120,7 @@ struct Mapping {
     random = 1u << 7,
     locked = 1u << 8,
     lock_on_fault = 1u << 9,
+    droppable = 1u << 10,  ///< MAP_DROPPABLE: the kernel may empty it, and it travels empty
   };
   Range range;
   uint32_t protection = 0;  ///< PROT_*
@@ -158,7 +159,7 @@ struct Scheduling {
   int32_t policy = 0;                                       ///< SCHED_*
   uint64_t flags = 0;                                       ///< SCHED_FLAG_*
   uint32_t priority = 0;                                    ///< of SCHED_FIFO and SCHED_RR
-  uint64_t runtime_ns = 0, deadline_ns = 0, period_ns = 0;  ///< of SCHED_DEADLINE
+  uint64_t runtime_ns = 0, deadline_ns = 0, period_ns = 0;  ///< of SCHED_DEADLINE; `runtime_ns` of SCHED_OTHER, too
 };
 
 /// Where memory is to come from: set_mempolicy(2), mbind(2).
@@ -182,6 +183,7 @@ struct ThreadSettings {
   int32_t time_stamp_counter = 0;  ///< PR_TSC_*
   int32_t store_bypass = 0;        ///< PR_SPEC_* of PR_SPEC_STORE_BYPASS
   int32_t indirect_branch = 0;     ///< of PR_SPEC_INDIRECT_BRANCH
+  int32_t memory_failure = 0;      ///< PR_MCE_KILL_EARLY + 1, PR_MCE_KILL_LATE + 1
 };
 
 /// A queued signal: the kernel's siginfo_t, 128 bytes.

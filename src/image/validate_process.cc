@@ -10,7 +10,7 @@ namespace rfork::image {
 
 namespace {
 
-constexpr uint32_t kAllAdvice = (Mapping::lock_on_fault << 1) - 1;
+constexpr uint32_t kAllAdvice = (Mapping::droppable << 1) - 1;
 constexpr uint32_t kProtectionKeys = 0xfffe;   // all but everybody's
 constexpr uint64_t kXstateHeader = 512;        // where XSTATE_BV stands
 constexpr uint64_t kXstateMinimum = 512 + 64;  // legacy area and header

@@ -154,7 +154,8 @@ void add_scheduling(PlanWriter& plan, const Attributes& attributes, const image:
       {PRIO_PROCESS, 0, static_cast<uint64_t>(int64_t{thread.nice})},
       fmt::format("setpriority of thread {} to {}", thread.tid, thread.nice));
   const image::Scheduling& wanted = thread.scheduling;
-  if (wanted.policy != SCHED_OTHER || wanted.flags != 0 || ::sched_getscheduler(0) != SCHED_OTHER) {
+  if (wanted.policy != SCHED_OTHER || wanted.flags != 0 || wanted.runtime_ns != 0 ||
+      ::sched_getscheduler(0) != SCHED_OTHER) {
     const image::SchedulingAttributes value{
         sizeof value,       static_cast<uint32_t>(wanted.policy),
         wanted.flags,       thread.nice,
@@ -180,6 +181,10 @@ void add_thread_settings(PlanWriter& plan, const Attributes& attributes, const T
   if (settings.time_stamp_counter != 0) {
     plan.call(SYS_prctl, {PR_SET_TSC, static_cast<uint64_t>(settings.time_stamp_counter), 0, 0, 0},
               "PR_SET_TSC");
+  }
+  if (settings.memory_failure != 0) {
+    const auto mode = static_cast<uint64_t>(settings.memory_failure - 1);
+    plan.call(SYS_prctl, {PR_MCE_KILL, PR_MCE_KILL_SET, mode, 0, 0}, "PR_MCE_KILL");
   }
   for (const auto& [which, value] :
        {std::pair<uint64_t, int32_t>{PR_SPEC_STORE_BYPASS, settings.store_bypass},

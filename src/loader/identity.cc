@@ -199,9 +199,15 @@ std::optional<ClockOffsets> clock_difference(const image::Snapshot& snapshot) {
   return ClockOffsets{monotonic, boottime};
 }
 
+/// Whether a thread has this number, or a process group.
 bool exists(int32_t tid) {
   return ::access(fmt::format("/proc/{}", tid).c_str(), F_OK) == 0 || ::kill(tid, 0) == 0 ||
-         errno == EPERM;
+         errno == EPERM || ::kill(-tid, 0) == 0 || errno == EPERM;
+}
+
+const char* why_not_kept(bool may_set_tid) {
+  return may_set_tid ? "it or a thread's is taken, and no pid namespace can be made here"
+                     : "neither CAP_CHECKPOINT_RESTORE nor a user namespace can be had here";
 }
 
 bool ids_are_free(const image::Process& process) {
@@ -254,19 +260,23 @@ std::vector<Place> choose_places(const image::Snapshot& snapshot, const Options&
   // without a new one.
   if (ids_here && !user_namespace && !ipc_by_user)
     places.push_back({true, false, false, false, clocks});
-  if (wants_ids && namespaces) places.push_back({true, true, user_namespace, false, clocks});
+  // It may turn out that the number is taken all the same: by a session.
+  if (wants_ids && (namespaces || (ids_here && admin))) {
+    places.push_back({true, true, user_namespace, false, clocks});
+  }
   if (options.pid_mode != PidMode::keep) {
     const bool owned = (clocks && user_namespace) || ipc_by_user;
     places.push_back({false, false, owned, false, clocks});
   }
   if (places.empty()) {
-    findings.refuse(
-        fmt::format("pid {} can't be kept: {}", process.pid,
-                    may_set_tid
-                        ? "it or a thread's is taken, and no pid namespace can be made here"
-                        : "neither CAP_CHECKPOINT_RESTORE nor a user namespace can be had here"),
-        "--pid auto takes another");
+    findings.refuse(fmt::format("pid {} can't be kept: {}", process.pid, why_not_kept(may_set_tid)),
+                    "--pid auto takes another");
     places.push_back({});
+  }
+  if (wants_ids && !places.front().keep_ids) {
+    findings.warn(fmt::format(
+        "pid {} can't be kept: {}; pid files, and locks that it holds, name the old one",
+        process.pid, why_not_kept(may_set_tid)));
   }
   for (Place& place : places) place.ipc_namespace = ipc_namespace;
   return places;

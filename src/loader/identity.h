@@ -90,8 +90,7 @@ bool parent_stays(const Place& place, const Options& options);
 bool can_unshare(int flags, const char* write = nullptr);
 
 /// The ways to try, best first; never empty. `ipc_namespace`: all of them with one. Throws Refusal
-/// when PidMode::keep can't be had. Warnings say which clock jumps, and in automatic mode nothing
-/// of the pid: that mode promises nothing.
+/// when PidMode::keep can't be had. Warnings say which clock jumps, and that the pid can't be kept.
 std::vector<Place> choose_places(const image::Snapshot& snapshot, const Options& options,
                                  bool ipc_namespace, Findings& findings);
 

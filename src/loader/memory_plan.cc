@@ -20,6 +20,9 @@
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102
 #endif
+#ifndef MAP_DROPPABLE
+#define MAP_DROPPABLE 0x08  // Linux 6.11
+#endif
 #ifndef SYS_mseal
 #define SYS_mseal 462
 #endif
@@ -49,9 +52,24 @@ constexpr std::pair<uint32_t, int> kLateAdvice[] = {
     {Mapping::sequential, MADV_SEQUENTIAL}, {Mapping::random, MADV_RANDOM},
 };
 
+bool kernel_drops() {
+  constexpr int kFlags = MAP_DROPPABLE | MAP_ANONYMOUS;
+  void* const page = ::mmap(nullptr, kPage, PROT_READ, kFlags, -1, 0);
+  if (page == MAP_FAILED) return false;
+  ::munmap(page, kPage);
+  return true;
+}
+
+/// MAP_SHARED and the like. Who uses memory that may be dropped does as well with such that never
+/// is, but empties itself in a fork(2): MADV_WIPEONFORK comes with it.
+uint64_t sharing_of(const Mapping& mapping) {
+  if (mapping.shared) return MAP_SHARED;
+  const bool dropped = (mapping.advice & Mapping::droppable) != 0 && kernel_drops();
+  return dropped ? MAP_DROPPABLE : MAP_PRIVATE;
+}
+
 uint64_t flags_of(const Mapping& mapping) {
-  uint64_t flags =
-      MAP_FIXED_NOREPLACE | static_cast<uint64_t>(mapping.shared ? MAP_SHARED : MAP_PRIVATE);
+  uint64_t flags = MAP_FIXED_NOREPLACE | sharing_of(mapping);
   if (mapping.kind == Mapping::Kind::anonymous || mapping.kind == Mapping::Kind::vdso)
     flags |= MAP_ANONYMOUS;
   if (mapping.grows_down) flags |= MAP_GROWSDOWN;

@@ -133,16 +133,19 @@ void Restore::State::place_hole(AddressSpace& space) {
   uint64_t guards = 0;
   for (const image::Mapping& mapping : process_.mappings) guards += mapping.guards.size();
   const uint64_t threads = process_.threads.size();
+  uint64_t signals = process_.pending.size();
+  for (const image::Thread& thread : process_.threads) signals += thread.pending.size();
   const uint64_t max_ops = metadata_.runs.size() * 2 + process_.mappings.size() * 14 +
                            threads * 160 + process_.descriptors.size() * 4 +
                            process_.patches.size() + snapshot_.objects.size() * 16 + locks +
                            guards + process_.memory_policies.size() + messages +
-                           process_.posix_timers.size() * 2 + 1024;
-  const uint64_t data =
-      frame_bytes + patch_bytes + threads * 65536 + process_.mappings.size() * 512 +
-      process_.descriptors.size() * 4200 + process_.auxv.size() + snapshot_.objects.size() * 512 +
-      process_.memory_policies.size() * 256 + locks * sizeof(struct flock) + message_bytes +
-      process_.posix_timers.size() * sizeof(plan::Timer) + (1u << 20);
+                           process_.posix_timers.size() * 2 + signals + 1024;
+  const uint64_t data = frame_bytes + patch_bytes + threads * 65536 +
+                        process_.mappings.size() * 512 + process_.descriptors.size() * 4200 +
+                        process_.auxv.size() + snapshot_.objects.size() * 512 +
+                        process_.memory_policies.size() * 256 + locks * sizeof(struct flock) +
+                        message_bytes + process_.posix_timers.size() * sizeof(plan::Timer) +
+                        signals * sizeof(image::PendingSignal) + (1u << 20);
   hole_.plan_size = round_up(kPageSize + max_ops * sizeof(plan::Op) + data);
   hole_.text_size = round_up(stub_image().size());
   hole_.stacks_size = (threads + 1) * plan::kStackSize;  // one for processes of its own

@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/user.h>
 
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/value_in.h"
 #include "image/host_x86_64.h"
 #include "loader/seccomp_filters.h"
 #include "loader/vdso_x86_64.h"
@@ -145,6 +147,11 @@ void note_lost_registers(const image::Process& process, const ThreadFrames& fram
       findings.warn(fmt::format(
           "XSAVE component {}, {}, of thread {} is lost: this processor doesn't keep it", index,
           image::name_of_xstate_component(index), process.threads[i].tid));
+    }
+    const auto registers = value_in<user_regs_struct>(process.threads[i].registers);
+    if ((registers.ds | registers.es | registers.fs | registers.gs) != 0) {
+      findings.warn(fmt::format("the segment selectors ds, es, fs and gs of thread {} are 0 here",
+                                process.threads[i].tid));
     }
   }
 }

@@ -91,7 +91,11 @@ class Attendance {
 
 Attendance::Attendance(net::Link& link, const AttendedGhost& ghost, std::vector<RelayEnd> ends,
                        UniqueFd signals)
-    : where_(ghost), signals_(std::move(signals)), ghost_(ghost.pid), pump_(link), relays_(pump_) {
+    : where_(ghost),
+      signals_(std::move(signals)),
+      ghost_(ghost.pid, ghost.carried),
+      pump_(link),
+      relays_(pump_) {
   for (RelayEnd& end : ends) {
     if (end.type == image::Description::RelayType::terminal && end.reads && !terminal_) {
       terminal_.emplace(end.fd.get(), ghost.pid);

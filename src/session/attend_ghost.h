@@ -8,6 +8,7 @@
 #include "net/link.h"
 #include "session/destination.h"
 #include "session/relay_ends.h"
+#include "tracer/carried_signals.h"
 
 namespace rfork::session {
 
@@ -19,6 +20,7 @@ struct AttendedGhost {
   Endpoint endpoint;
   std::string move_id;
   std::chrono::seconds linger{};
+  tracer::CarriedSignals carried{};  ///< not passed on: the child has them
 };
 
 /// Forks a process that attends to the ghost until its child has ended, and returns when it does.

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
 #include <optional>
 
 #include "base/clock.h"
@@ -34,6 +35,7 @@ void commit(ConnectionHolder& holder, tracer::Capture& capture, pid_t pid,
   try {
     holder.prepare(pid, capture.snapshot().processes[0].stop_signal != 0);
     capture.hold_original();
+    capture.note_losses();
     holder.end_original(pid);
   } catch (const std::exception& error) {
     const auto* const refusal = dynamic_cast<const Refusal*>(&error);
@@ -82,6 +84,7 @@ Saved save_image(pid_t pid, const tracer::Options& wanted, const std::string& pa
   saved.paused_ns = capture.paused().count();
   saved.total_ns = clock_ns(CLOCK_MONOTONIC) - started;
   saved.warnings = examination.changes;
+  std::ranges::copy(capture.losses(), std::back_inserter(saved.warnings));
   if (holder) saved.holder = holder->described().pid;
   if (holder) saved.kept_fds = kept_descriptors(capture.snapshot());
   return saved;

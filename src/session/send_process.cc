@@ -176,9 +176,13 @@ Running commit_move(tracer::Capture& capture, Destination& there, CommitKeeper& 
     ends.back().on_demand = options.shares_with_parent && !terminal;
   }
   const UniqueFd messages = standard_error_of(pid);
-  capture.leave_ghost();
-  const AttendedGhost ghost{pid,      there.name(),    messages.get(),
-                            endpoint, there.move_id(), std::chrono::seconds(options.linger_s)};
+  const AttendedGhost ghost{.pid = pid,
+                            .there = there.name(),
+                            .messages = messages.get(),
+                            .endpoint = endpoint,
+                            .move_id = there.move_id(),
+                            .linger = std::chrono::seconds(options.linger_s),
+                            .carried = capture.leave_ghost()};
   start_attending(there.link(), ghost, std::move(ends));
   keeper.commit_ends();
   return *running;
@@ -260,6 +264,7 @@ Sent send_process(pid_t pid, const Endpoint& endpoint, const SendOptions& option
   sent.warnings = examination.changes;
   sent.warnings.insert(sent.warnings.end(), answer.warnings.begin(), answer.warnings.end());
   sent.warnings.insert(sent.warnings.end(), ready.warnings.begin(), ready.warnings.end());
+  sent.warnings.insert(sent.warnings.end(), capture.losses().begin(), capture.losses().end());
   return sent;
 }
 

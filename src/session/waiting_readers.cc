@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "base/io.h"
-#include "tracer/proc_text.h"
+#include "tracer/process_state.h"
 
 namespace rfork::session {
 
@@ -118,19 +118,11 @@ size_t bytes_wanted_by(pid_t pid, const Call& call, uint64_t inode) {
   return leads_to(fmt::format("/proc/{}/fd/{}", pid, call.arguments[0]), inode) ? bytes : 0;
 }
 
-/// Whether the task of this directory is gone or on its way: it doesn't read, and no one but root
-/// may ask what else it does.
-bool is_ending(const std::string& task) {
-  constexpr size_t kFlags = 9 - 3;           // its field of /proc/PID/stat
-  constexpr unsigned long kPfExiting = 0x4;  // PF_EXITING of linux/sched.h
-  const auto stat = try_read_file_at(AT_FDCWD, task + "stat");
-  return !stat || (std::stoul(tracer::parse_stat_fields(*stat).at(kFlags)) & kPfExiting) != 0;
-}
-
 size_t bytes_wanted_by_thread(pid_t pid, int tid, uint64_t inode) {
   const std::string task = fmt::format("/proc/{}/task/{}/", pid, tid);
   const auto call = try_read_file_at(AT_FDCWD, task + "syscall");
-  if (!call) return is_ending(task) ? 0 : kSomeBytes;
+  // One that is ending doesn't read, and no one but root may ask what else it does.
+  if (!call) return tracer::is_ending(task) ? 0 : kSomeBytes;
   return bytes_wanted_by(pid, parse_call(*call), inode);
 }
 

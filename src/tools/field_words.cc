@@ -123,6 +123,7 @@ const std::map<std::string_view, NumberWords>& number_words() {
       {"time_stamp_counter", time_stamp_counter_word},
       {"store_bypass", speculation_words},
       {"indirect_branch", speculation_words},
+      {"memory_failure", memory_failure_word},
       {"memory_deny_write_execute", mdwe_words},
       {"dump_filter", dump_filter_words},
       {"membarrier", membarrier_words},

@@ -47,6 +47,7 @@ constexpr Word kAdvice[] = {
     {Mapping::random, "MADV_RANDOM"},
     {Mapping::locked, "mlock"},
     {Mapping::lock_on_fault, "MLOCK_ONFAULT"},
+    {Mapping::droppable, "MAP_DROPPABLE"},
 };
 
 }  // namespace
@@ -68,15 +69,6 @@ std::string value_word(uint64_t value, std::span<const Word> words) {
     if (word.value == value) return word.name;
   }
   return fmt::format("{:#x}", value);
-}
-
-std::string signal_word(int signal) {
-  // The kernel's first real-time signal is 32; libc keeps two for itself and calls 34 SIGRTMIN.
-  if (signal >= 34 && signal <= 64) {
-    return signal == 34 ? "SIGRTMIN" : fmt::format("SIGRTMIN+{}", signal - 34);
-  }
-  const char* name = signal > 0 ? ::sigabbrev_np(signal) : nullptr;
-  return name == nullptr ? fmt::format("signal {}", signal) : fmt::format("SIG{}", name);
 }
 
 std::string signal_set_words(uint64_t set) {

@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <string>
 
+#include "image/signal_word.h"
+
 namespace rfork::tools {
 
-/// `SIGUSR1`, `SIGRTMIN+2`.
-std::string signal_word(int signal);
+using image::signal_word;
+
 /// `SIGINT SIGTERM`, `all but SIGSEGV`, `all`; empty for the empty set.
 std::string signal_set_words(uint64_t set);
 /// `SA_RESTART|SA_SIGINFO`.

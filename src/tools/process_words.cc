@@ -175,6 +175,12 @@ std::string speculation_words(uint64_t state) {
   return bit_words(state, kStates);
 }
 
+std::string memory_failure_word(uint64_t mode) {
+  constexpr Word kModes[] = {{1 + PR_MCE_KILL_LATE, "PR_MCE_KILL_LATE"},
+                             {1 + PR_MCE_KILL_EARLY, "PR_MCE_KILL_EARLY"}};
+  return value_word(mode, kModes);
+}
+
 std::string time_stamp_counter_word(uint64_t mode) {
   constexpr Word kModes[] = {{PR_TSC_ENABLE, "PR_TSC_ENABLE"}, {PR_TSC_SIGSEGV, "PR_TSC_SIGSEGV"}};
   return value_word(mode, kModes);

@@ -19,6 +19,7 @@ std::string securebits_words(uint64_t bits);
 std::string notify_word(uint64_t notify);
 std::string alt_stack_flag_words(uint64_t flags);
 std::string speculation_words(uint64_t state);
+std::string memory_failure_word(uint64_t mode);
 std::string time_stamp_counter_word(uint64_t mode);
 std::string membarrier_words(uint64_t commands);
 std::string mdwe_words(uint64_t bits);

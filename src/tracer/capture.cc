@@ -155,7 +155,6 @@ void Capture::State::read_threads(image::Process& process) {
     process.threads.push_back(std::move(captured.thread));
     if (captured.patch) process.patches.push_back(std::move(*captured.patch));
   }
-  process.pending = pending_signals(pid, true);
   process.stop_signal = stopped->stop_signal();
 }
 
@@ -164,13 +163,9 @@ void Capture::State::read_threads(image::Process& process) {
 void Capture::State::read_process_wide(image::Process& process, const std::vector<MapsLine>& maps) {
   const StoppedThread& main_thread = stopped->threads().front();
   RemoteSyscalls calls(main_thread, original, *site, going_on(process.threads.front()));
-  ask_timers(calls, original, process);
+  read_timers_and_signals(calls, process);
   if (has_locked_memory(pid)) ask_future_locks(calls, pid, process);
   ask_own_settings(calls, original, process.settings);
-  if (!options.drop_timers) {
-    process.posix_timers = list_timers(pid);
-    for (image::PosixTimer& timer : process.posix_timers) ask_timer(calls, original, timer);
-  }
   if (!options.move || options.glance) {
     copy = ForkedCopy::make(calls, pid, stopped->options(), *site);
   }
@@ -193,7 +188,7 @@ user_regs_struct Capture::State::going_on(const image::Thread& thread) {
   return registers;
 }
 
-void Capture::State::take_stock(const std::vector<MapsLine>& maps,
+void Capture::State::take_stock(const image::Process& process, const std::vector<MapsLine>& maps,
                                 const std::set<std::string>& present) {
   InventoryInput input;
   input.pid = pid;
@@ -222,7 +217,10 @@ void Capture::State::take_stock(const std::vector<MapsLine>& maps,
   if (!options.leave_children) find_children(pid, inventory.obstacles);
   if (!inventory.obstacles.empty()) throw Refusal(Failure::cannot_carry, inventory.obstacles);
   add_file_objects(inventory, pid, {options.thin, present});
-  add_what_no_fork_copies(contents, inventory, original, examination.not_forked);
+  RemoteSyscalls calls(stopped->threads().front(), original, *site,
+                       going_on(process.threads.front()));
+  add_what_no_fork_copies(contents, inventory, original, ResidentPages(calls, original),
+                          examination.not_forked);
   pieces_of_original = contents.pieces.size();
 }
 
@@ -319,7 +317,7 @@ Capture::Capture(const Examination& examination, const Options& options,
   state.read_threads(process);
   state.read_process_wide(process, maps);
   state.settle_timer_threads(process);
-  state.take_stock(maps, present);
+  state.take_stock(process, maps, present);
   state.check_interrupted();
   state.read_early_pieces();
   if (state.read_early || (options.glance && state.copy)) state.let_go();
@@ -411,6 +409,7 @@ void Capture::end_original() {
   State& state = *state_;
   if (!state.stopped) return;
   state.paused = paused();
+  note_losses();
   if (::kill(state.pid, SIGKILL) != 0) throw_errno("kill(SIGKILL)", std::to_string(state.pid));
   // The leader is reported after all others.
   const std::vector<StoppedThread> threads = state.stopped->threads();

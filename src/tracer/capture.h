@@ -21,6 +21,7 @@
 #include "image/format.h"
 #include "image/host.h"
 #include "image/model.h"
+#include "tracer/carried_signals.h"
 
 namespace rfork::tracer {
 
@@ -95,7 +96,7 @@ struct Examination {
   /// Ranges with MADV_DONTFORK or MADV_WIPEONFORK.
   std::vector<Range> not_forked;
   std::shared_ptr<const Inventory> inventory;
-  std::vector<Reason> obstacles;  ///< what can't be carried; empty after examine()
+  std::vector<Reason> obstacles;     ///< what can't be carried; empty after examine()
   std::vector<std::string> changes;  ///< what will be different wherever it goes, one line each
 };
 
@@ -142,8 +143,13 @@ class Capture {
   /// The commit of a move: SIGKILL. Returns when it is gone.
   void end_original();
   /// The commit of a move whose pid stays: all of the original but its pid ends. It then waits,
-  /// with all signals blocked, for somebody to make a Ghost of it.
-  void leave_ghost();
+  /// with all signals blocked, for somebody to make a Ghost of it, who is to know which signals the
+  /// child has.
+  CarriedSignals leave_ghost();
+  /// To be called when the original is about to end otherwise than by end_original().
+  void note_losses();
+  /// What its end has taken with it, a line each: signals that came while it was captured.
+  const std::vector<std::string>& losses() const;
   /// The original goes on, now.
   void release();
   /// The original stays stopped and is left so (in doubt): SIGCONT lets it go on, SIGKILL ends it.

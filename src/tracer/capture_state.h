@@ -34,6 +34,7 @@ struct Capture::State {
   std::unique_ptr<PagePipe> copied_pages;  // null: by copy->memory() only
   std::chrono::nanoseconds paused{0};
   bool held = false;
+  std::vector<std::string> losses;
 
   Inventory inventory;
   image::Snapshot snapshot;
@@ -69,10 +70,12 @@ struct Capture::State {
   void freeze(std::vector<MapsLine>& maps);
   void read_threads(image::Process& process);
   void read_process_wide(image::Process& process, const std::vector<MapsLine>& maps);
+  void read_timers_and_signals(RemoteSyscalls& calls, image::Process& process);
   static user_regs_struct going_on(const image::Thread& thread);
   void settle_timer_threads(image::Process& process);
   int32_t find_clock_thread(const image::Process& process, const image::PosixTimer& timer);
-  void take_stock(const std::vector<MapsLine>& maps, const std::set<std::string>& present);
+  void take_stock(const image::Process& process, const std::vector<MapsLine>& maps,
+                  const std::set<std::string>& present);
   void read_early_pieces();
   void refuse_uncarried(RemoteSyscalls& calls) const;
   void describe_copy(image::Process& process);

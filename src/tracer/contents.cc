@@ -122,6 +122,8 @@ void add_windows(std::vector<Piece>& pieces, const Inventory& inventory, const O
 
 void add_memory_runs(Contents& contents, const PageScanner& scanner, const ProcessMemory& memory,
                      const Mapping& mapping) {
+  // Programs keep in it what no copy may have, too: the state of vgetrandom(7), for one.
+  if ((mapping.advice & Mapping::droppable) != 0) return;
   // A page of zeros over a file's page is a change; over nothing it is nothing.
   const bool skip_zero = mapping.kind == Mapping::Kind::anonymous;
   const PageScanner::Found found =
@@ -151,22 +153,55 @@ std::vector<Range> data_addresses(const Window& window, int file) {
   return addresses;
 }
 
+// Whether what isn't in memory, nor swapped out, is nowhere.
+bool tells_residents(const Object& object) {
+  return object.kind != Object::Kind::deleted_file && object.huge_page_size == 0;
+}
+
+std::vector<Range> resident_ones(const std::vector<Range>& addresses,
+                                 const ResidentPages& resident) {
+  std::vector<Range> all;
+  for (const Range& range : addresses) {
+    const std::vector<Range> part = resident.within(range);
+    all.insert(all.end(), part.begin(), part.end());
+  }
+  return all;
+}
+
 // Contents of an object that has no descriptor: only what mappings show of it, without the zero
 // pages.
 void add_mapped_object(std::vector<Piece>& pieces, const Inventory& inventory, const Object& object,
-                       const ProcessMemory& original) {
+                       const ProcessMemory& original, const ResidentPages& resident) {
   const PageScanner scanner(original);
   const int holes = inventory.object_sources.at(object.id).holes.get();
   for (const Window& window : windows(inventory, Mapping::Kind::object, object.id, object.size)) {
-    for (const Range& run : scanner.without_zero_pages(data_addresses(window, holes))) {
+    std::vector<Range> addresses = data_addresses(window, holes);
+    if (holes < 0 && tells_residents(object)) addresses = resident_ones(addresses, resident);
+    for (const Range& run : scanner.without_zero_pages(addresses)) {
       const uint64_t offset = window.range.start + (run.start - window.address);
       Piece piece;
       piece.run = {
           DataRun::Target::object, object.id, {offset, std::min(offset + run.size(), object.size)}};
       piece.memory = &original;
       piece.address = run.start;
+      piece.shown = true;
       pieces.push_back(piece);
     }
+  }
+}
+
+// Shared memory is read whole where it is, but what guards it counts for each mapping.
+void add_guards_of_shared(Contents& contents, const Inventory& inventory,
+                          const ProcessMemory& original) {
+  const auto is_shared = [](const Mapping& mapping) {
+    return mapping.shared && mapping.kind != Mapping::Kind::vvar;
+  };
+  if (std::ranges::none_of(inventory.mappings, is_shared)) return;
+  const PageScanner scanner(original);
+  for (const Mapping& mapping : inventory.mappings) {
+    if (!is_shared(mapping)) continue;
+    const std::vector<Range> guards = scanner.guards(mapping.range);
+    contents.guards.insert(contents.guards.end(), guards.begin(), guards.end());
   }
 }
 
@@ -229,17 +264,19 @@ void add_file_objects(Inventory& inventory, pid_t pid, const ContentsOptions& op
 }
 
 void add_what_no_fork_copies(Contents& contents, const Inventory& inventory,
-                             const ProcessMemory& original, const std::vector<Range>& not_forked) {
+                             const ProcessMemory& original, const ResidentPages& resident,
+                             const std::vector<Range>& not_forked) {
   std::vector<Piece>& pieces = contents.pieces;
   for (const Object& object : inventory.objects) {
     if (object.kind == Object::Kind::file_pages || only_read(inventory, object)) continue;
     const int fd = inventory.object_sources.at(object.id).fd.get();
     if (fd < 0) {
-      add_mapped_object(pieces, inventory, object, original);
+      add_mapped_object(pieces, inventory, object, original, resident);
       continue;
     }
     add_whole_object(pieces, object, fd);
   }
+  add_guards_of_shared(contents, inventory, original);
   if (not_forked.empty()) return;
   const PageScanner scanner(original);
   for (const Mapping& mapping : inventory.mappings) {
@@ -272,12 +309,29 @@ void add_snapshot(Contents& contents, const Inventory& inventory, const ProcessM
   }
 }
 
+namespace {
+
+// What a mapping shows of an object. Behind the object's end, and under a guard, there is nothing.
+void read_shown(const ProcessMemory& memory, uint64_t address, std::span<std::byte> buffer) {
+  if (memory.try_read(address, buffer)) return;
+  while (!buffer.empty()) {
+    const size_t size = std::min<size_t>(buffer.size(), kPage - address % kPage);
+    if (!memory.try_read(address, buffer.first(size))) std::memset(buffer.data(), 0, size);
+    buffer = buffer.subspan(size);
+    address += size;
+  }
+}
+
+}  // namespace
+
 void read_piece(const Piece& piece, uint64_t offset, std::span<std::byte> buffer) {
   const uint64_t size = piece.run.range.size();
   const size_t wanted =
       offset >= size ? 0 : static_cast<size_t>(std::min<uint64_t>(buffer.size(), size - offset));
   std::span<std::byte> rest = buffer.first(wanted);
-  if (piece.fd < 0) {
+  if (piece.shown) {
+    read_shown(*piece.memory, piece.address + offset, rest);
+  } else if (piece.fd < 0) {
     piece.memory->read(piece.address + offset, rest);
   } else {
     uint64_t at = piece.run.range.start + offset;

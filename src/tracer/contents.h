@@ -17,6 +17,7 @@
 #include "image/model.h"
 #include "tracer/inventory.h"
 #include "tracer/process_memory.h"
+#include "tracer/resident_pages.h"
 
 namespace rfork::tracer {
 
@@ -26,7 +27,8 @@ struct Piece {
   image::DataRun run;
   const ProcessMemory* memory = nullptr;
   uint64_t address = 0;
-  int fd = -1;  ///< borrowed from the inventory's object_sources
+  int fd = -1;         ///< borrowed from the inventory's object_sources
+  bool shown = false;  ///< what a mapping shows of an object, if anything
 };
 
 struct Contents {
@@ -44,9 +46,10 @@ struct ContentsOptions {
 /// when one can't be read.
 void add_file_objects(Inventory& inventory, pid_t pid, const ContentsOptions& options);
 
-/// Adds what must be read from `original` while it stands still.
+/// Adds what must be read from `original` while it stands still. `resident` is of it.
 void add_what_no_fork_copies(Contents& contents, const Inventory& inventory,
-                             const ProcessMemory& original, const std::vector<Range>& not_forked);
+                             const ProcessMemory& original, const ResidentPages& resident,
+                             const std::vector<Range>& not_forked);
 /// Adds the rest. `memory` is the forked copy's, or the original's while it stands still.
 void add_snapshot(Contents& contents, const Inventory& inventory, const ProcessMemory& memory,
                   const std::vector<Range>& not_forked);

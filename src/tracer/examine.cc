@@ -211,6 +211,8 @@ Examination look_at(pid_t pid, const Options& options) {
     const uint32_t kNotForked = image::Mapping::dont_fork | image::Mapping::wipe_on_fork;
     if ((mapping.advice & kNotForked) != 0) result.not_forked.push_back(mapping.range);
   }
+  // Who has the other ends must not find them open when the ghost has ended.
+  inventory->relays.clear();
   result.inventory = std::move(inventory);
   return result;
 }

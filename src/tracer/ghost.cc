@@ -1,5 +1,6 @@
 #include "tracer/ghost.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -12,6 +13,8 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/io.h"
+#include "tracer/proc_text.h"
 #include "tracer/ptrace.h"
 #include "tracer/seccomp.h"
 #include "tracer/stopped_process.h"
@@ -41,13 +44,19 @@ bool sigcont_is_pending(pid_t tid) {
   return false;
 }
 
+/// Whether it has been told of every signal that waited when it was made.
+bool sleeps(pid_t pid) {
+  const auto text = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/stat", pid));
+  return text && parse_stat_fields(*text).front() == "S";
+}
+
 bool is_stop(int signal) {
   return signal == SIGSTOP || signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU;
 }
 
 }  // namespace
 
-Ghost::Ghost(pid_t pid) : pid_(pid) {
+Ghost::Ghost(pid_t pid, CarriedSignals carried) : pid_(pid), carried_(std::move(carried)) {
   if (const int error =
           try_seize(pid, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | seccomp_option(pid));
       error != 0) {
@@ -104,7 +113,7 @@ bool Ghost::handle_stop(int raw_status, std::optional<Event>& event) {
       if (own && signal == kCarrier && sigcont_is_pending(pid_)) stopped_ = false;
       const bool stops = own && stopped_ && signal == kCarrier;
       resume(pid_, PTRACE_CONT, stops ? stop_signal_ : 0);
-      if (own) return false;
+      if (own || (known && (carried_.is_of_timer(info) || carried_.take(info)))) return false;
       event = Event{Event::Kind::signal, signal, info};
       if (stopped_ && (signal == SIGCONT || is_stop(signal))) {
         // The kernel let it go on when somebody sent SIGCONT. A stop signal that came right behind
@@ -129,7 +138,11 @@ std::optional<Ghost::Event> Ghost::next() {
   while (!gone_) {
     int status = 0;
     const pid_t got = ::waitpid(pid_, &status, __WALL | WNOHANG);
-    if (got <= 0) return std::nullopt;
+    if (got <= 0) {
+      // What comes from now on may look the same, and is none of them.
+      if (carried_.any() && sleeps(pid_)) carried_ = {};
+      return std::nullopt;
+    }
     try {
       if (handle_stop(status, event)) return event;
     } catch (const ProcessGone&) {

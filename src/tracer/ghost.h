@@ -16,13 +16,16 @@
 #include <cstdint>
 #include <optional>
 
+#include "tracer/carried_signals.h"
+
 namespace rfork::tracer {
 
 class Ghost {
  public:
-  /// Seizes `pid`, which waits in pause(2) with all signals blocked, and unblocks them. All calls
-  /// from the thread that built it. Throws Refusal(cannot_trace), ProcessGone, Error.
-  explicit Ghost(pid_t pid);
+  /// Seizes `pid`, which waits in pause(2) with all signals blocked, and unblocks them; next()
+  /// doesn't tell of those that were `carried`. All calls from the thread that built it. Throws
+  /// Refusal(cannot_trace), ProcessGone, Error.
+  explicit Ghost(pid_t pid, CarriedSignals carried = {});
   /// Ends the process if it has not ended.
   ~Ghost();
   Ghost(const Ghost&) = delete;
@@ -53,6 +56,7 @@ class Ghost {
   void to_a_stop();
 
   pid_t pid_;
+  CarriedSignals carried_;
   uint64_t system_call_ = 0;  ///< address of a syscall instruction
   bool gone_ = false;
   int stop_signal_ = 0;

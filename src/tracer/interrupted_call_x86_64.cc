@@ -106,6 +106,14 @@ bool gives_eintr_for_a_stop(long number) {
   }
 }
 
+/// Whether the call is one of the 32-bit table, which a 64-bit program may make, too.
+bool is_by_int80(const user_regs_struct& regs, const ProcessMemory& memory) {
+  constexpr std::array kInt80{std::byte{0xcd}, std::byte{0x80}};
+  static_assert(kInt80.size() == kSystemCallSize);
+  std::array<std::byte, kSystemCallSize> code;
+  return memory.try_read(regs.rip - kSystemCallSize, code) && code == kInt80;
+}
+
 bool is_restartable_by_block(long number) {
   return number == SYS_nanosleep || number == SYS_clock_nanosleep || number == SYS_poll ||
          number == SYS_futex;
@@ -209,6 +217,15 @@ GoingOn after_interruption(const StoppedThread& thread, const ProcessMemory& mem
   auto number = static_cast<long>(regs.orig_rax);
   const bool restarts = outcome == kRestartSys || outcome == kRestartNoIntr ||
                         outcome == kRestartNoHandler || outcome == kRestartBlock;
+  if (restarts && is_by_int80(regs, memory)) {
+    // Made again as it was: what has passed of a time-out only the kernel could take off.
+    regs.rip -= kSystemCallSize;
+    regs.rax = regs.orig_rax;
+    regs.orig_rax = ~0ull;
+    result.again = true;
+    result.at_origin_too = outcome == kRestartBlock;
+    return result;
+  }
   const bool repeats = outcome == -EINTR && !signal_waits && gives_eintr_for_a_stop(number);
   if (restarts || repeats) {
     const bool restarted_before = number == SYS_restart_syscall;

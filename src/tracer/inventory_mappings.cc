@@ -53,7 +53,7 @@ uint32_t advice_of(const SmapsEntry& entry) {
       {"dc", Mapping::dont_fork},     {"wf", Mapping::wipe_on_fork}, {"dd", Mapping::dont_dump},
       {"hg", Mapping::huge_page},     {"nh", Mapping::no_huge_page}, {"mg", Mapping::mergeable},
       {"sr", Mapping::sequential},    {"rr", Mapping::random},       {"lo", Mapping::locked},
-      {"lf", Mapping::lock_on_fault},
+      {"lf", Mapping::lock_on_fault}, {"dp", Mapping::droppable},
   };
   uint32_t advice = 0;
   for (const Flag& flag : kFlags) {

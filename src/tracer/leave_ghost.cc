@@ -68,62 +68,9 @@ void drop_memory(RemoteSyscalls& calls, const std::vector<MapsLine>& maps) {
   if (!maps.empty()) unmap(maps.back().range.end);
 }
 
-int signal_of(const image::PendingSignal& pending) {
-  siginfo_t info;
-  std::memcpy(&info, pending.data(), sizeof info);
-  return info.si_signo;
-}
-
-/// Whether a timer has sent it: the child has its own, or none.
-bool of_timer(const image::Process& process, const image::PendingSignal& pending) {
-  siginfo_t info;
-  std::memcpy(&info, pending.data(), sizeof info);
-  if (info.si_code == SI_TIMER) return true;
-  constexpr std::array kSignals{SIGALRM, SIGVTALRM, SIGPROF};  // by ITIMER_*
-  const auto which = std::ranges::find(kSignals, info.si_signo) - kSignals.begin();
-  if (info.si_code != SI_KERNEL || which == std::ssize(kSignals)) return false;
-  const image::IntervalTimer& timer = process.timers[static_cast<size_t>(which)];
-  return timer.value_us != 0 || timer.interval_us != 0;
-}
-
-/// What came after the capture is the child's too: it stays pending, and is passed on. What was
-/// carried is taken out; the kernel does that when a signal is ignored for a moment.
-void drop_pending(RemoteSyscalls& calls, const ProcessMemory& memory, pid_t pid,
-                  const image::Process& process) {
-  std::vector<image::PendingSignal> late;
-  std::vector<int> numbers;
-  const auto look = [&](const std::vector<image::PendingSignal>& carried, bool shared) {
-    const auto now = pending_signals(pid, shared);
-    for (size_t i = 0; i < now.size(); ++i) {
-      numbers.push_back(signal_of(now[i]));
-      if (i >= carried.size() && !of_timer(process, now[i])) late.push_back(now[i]);
-    }
-  };
-  look(process.pending, true);
-  look(process.threads.front().pending, false);
-  // Not before: the kernel may take the signals of a timer with it.
-  for (const image::PosixTimer& timer : list_timers(pid)) {
-    calls.call(SYS_timer_delete, {static_cast<uint64_t>(timer.id)});
-    if (timer.signal != 0) numbers.push_back(timer.signal);
-  }
-  struct {
-    uint64_t handler = 1;  // SIG_IGN
-    uint64_t flags = 0, restorer = 0, mask = 0;
-  } action;
-  for (const uint64_t handler : {1, 0}) {
-    action.handler = handler;
-    memory.try_write(calls.scratch(), std::as_bytes(std::span(&action, 1)));
-    for (const int number : numbers) {
-      if (number == SIGSTOP || number == SIGKILL) continue;
-      calls.call(SYS_rt_sigaction,
-                 {static_cast<uint64_t>(number), calls.scratch(), 0, sizeof(uint64_t)});
-    }
-  }
-  for (image::PendingSignal& signal : late) {
-    if (::syscall(SYS_rt_sigqueueinfo, pid, signal_of(signal), signal.data()) != 0) {
-      ::kill(pid, signal_of(signal));
-    }
-  }
+/// What the kernel leaves out of the queue where nobody handles it, and no one needs to die of.
+bool is_ignored_by_default(int signal) {
+  return signal == SIGCHLD || signal == SIGCONT || signal == SIGURG || signal == SIGWINCH;
 }
 
 void drop_state(RemoteSyscalls& calls, const ProcessMemory& memory, const image::Process& process) {
@@ -135,11 +82,14 @@ void drop_state(RemoteSyscalls& calls, const ProcessMemory& memory, const image:
   }
   for (const image::SignalAction& action : process.actions) {
     const bool fixed = action.signal == SIGKILL || action.signal == SIGSTOP;
-    if (action.handler == 0 || fixed) continue;
+    // What waits stays: the ghost's attendant passes on what the child hasn't.
+    if (action.handler == 0 || fixed || is_ignored_by_default(action.signal)) continue;
     calls.call(SYS_rt_sigaction,
                {static_cast<uint64_t>(action.signal), calls.scratch(), 0, sizeof(uint64_t)});
   }
-  drop_pending(calls, memory, calls.tid(), process);
+  for (const image::PosixTimer& timer : list_timers(calls.tid())) {
+    calls.call(SYS_timer_delete, {static_cast<uint64_t>(timer.id)});
+  }
   const image::Rseq& rseq = process.threads.front().rseq;
   if (rseq.address != 0) {
     constexpr uint64_t kUnregister = 1;
@@ -150,9 +100,9 @@ void drop_state(RemoteSyscalls& calls, const ProcessMemory& memory, const image:
 
 }  // namespace
 
-void Capture::leave_ghost() {
+CarriedSignals Capture::leave_ghost() {
   State& state = *state_;
-  if (!state.stopped) return;
+  if (!state.stopped) return {};
   state.paused = paused();
   if (state.held) {
     // The stop signal is taken back: the thread meets it before anything else.
@@ -181,6 +131,7 @@ void Capture::leave_ghost() {
   state.stopped->detach();
   state.stopped.reset();
   state.remove_own_segments();
+  return CarriedSignals(process);
 }
 
 }  // namespace rfork::tracer

@@ -53,6 +53,24 @@ bool all_zero(const std::byte* data, size_t size) {
   return data[0] == std::byte{0} && std::memcmp(data, data + 1, size - 1) == 0;
 }
 
+/// Gives what PAGEMAP_SCAN finds. False: the kernel doesn't know it, or what is asked of it.
+template <typename Take>
+bool walk(int page_map, pid_t pid, PageMapScanArgument argument, Take take) {
+  std::array<PageRegion, 512> regions;
+  argument.size = sizeof argument;
+  argument.vec = reinterpret_cast<uint64_t>(regions.data());
+  argument.vec_len = regions.size();
+  while (argument.start < argument.end) {
+    const int n = ::ioctl(page_map, kPageMapScan, &argument);
+    if (n < 0 && (errno == ENOTTY || errno == EINVAL || errno == ENOSYS)) return false;
+    if (n < 0) throw_errno("PAGEMAP_SCAN", fmt::format("of {} at {:#x}", pid, argument.start));
+    for (const PageRegion& region : std::span(regions).first(static_cast<size_t>(n))) take(region);
+    if (argument.walk_end <= argument.start) break;
+    argument.start = argument.walk_end;
+  }
+  return true;
+}
+
 }  // namespace
 
 PageScanner::PageScanner(const ProcessMemory& memory, bool use_scan_ioctl)
@@ -70,40 +88,38 @@ PageScanner::Found PageScanner::find(const Range& range, Want want, bool skip_ze
 }
 
 PageScanner::Found PageScanner::scan(const Range& range, Want want) const {
-  std::array<PageRegion, 512> regions;
-  Found found;
   PageMapScanArgument argument{};
-  argument.size = sizeof argument;
   argument.start = range.start;
   argument.end = range.end;
-  argument.vec = reinterpret_cast<uint64_t>(regions.data());
-  argument.vec_len = regions.size();
   argument.category_anyof_mask = kIsPresent | kIsSwapped;
   if (want == Want::private_pages) {
     argument.category_mask = kIsFile | kIsZeroPage;
     argument.category_inverted = kIsFile | kIsZeroPage;
   }
-  argument.return_mask = kIsPresent | guard_category_;
-  while (argument.start < range.end) {
-    const int n = ::ioctl(page_map_.get(), kPageMapScan, &argument);
-    if (n < 0 && errno == EINVAL && guard_category_ != 0) {
-      guard_category_ = 0;
-      argument.return_mask = kIsPresent;
-      continue;
-    }
-    if (n < 0 && (errno == ENOTTY || errno == EINVAL || errno == ENOSYS)) {
-      use_scan_ioctl_ = false;
-      return {};
-    }
-    if (n < 0)
-      throw_errno("PAGEMAP_SCAN", fmt::format("of {} at {:#x}", memory_.pid(), argument.start));
-    for (const PageRegion& region : std::span(regions).first(static_cast<size_t>(n))) {
+  for (;;) {
+    Found found;
+    argument.return_mask = kIsPresent | guard_category_;
+    const auto take = [&](const PageRegion& region) {
       append((region.categories & guard_category_) != 0 ? found.guards : found.pages,
              {region.start, region.end});
-    }
-    if (argument.walk_end <= argument.start) break;
-    argument.start = argument.walk_end;
+    };
+    if (walk(page_map_.get(), memory_.pid(), argument, take)) return found;
+    if (guard_category_ == 0) break;
+    guard_category_ = 0;
   }
+  use_scan_ioctl_ = false;
+  return {};
+}
+
+std::vector<Range> PageScanner::guards(const Range& range) const {
+  std::vector<Range> found;
+  if (!use_scan_ioctl_ || guard_category_ == 0) return found;
+  PageMapScanArgument argument{};
+  argument.start = range.start;
+  argument.end = range.end;
+  argument.category_mask = argument.return_mask = kIsGuard;
+  const auto take = [&](const PageRegion& region) { append(found, {region.start, region.end}); };
+  if (!walk(page_map_.get(), memory_.pid(), argument, take)) guard_category_ = 0;
   return found;
 }
 

@@ -32,6 +32,8 @@ class PageScanner {
   };
   /// Such pages within `range`; those that are all zero left out when `skip_zero`. Throws Error.
   Found find(const Range& range, Want want, bool skip_zero) const;
+  /// Guard regions within `range`; none before Linux 6.15.
+  std::vector<Range> guards(const Range& range) const;
   /// `runs` without the pages that are all zero.
   std::vector<Range> without_zero_pages(const std::vector<Range>& runs) const;
 

@@ -141,6 +141,8 @@ std::vector<SmapsEntry> parse_smaps(std::string_view text) {
     } else if (line.starts_with("KernelPageSize:")) {
       const auto parts = split(line, ' ');
       entries.back().kernel_page_size = number(parts.at(1), 10) * 1024;
+    } else if (line.starts_with("Swap:")) {
+      entries.back().swapped = number(split(line, ' ').at(1), 10) * 1024;
     } else if (line.starts_with("ProtectionKey:")) {
       entries.back().protection_key = static_cast<int>(number(split(line, ' ').at(1), 10));
     } else if (line.starts_with("VmFlags:")) {

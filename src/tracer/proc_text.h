@@ -44,6 +44,7 @@ std::vector<Mount> parse_mountinfo(std::string_view text);
 struct SmapsEntry {
   Range range;
   uint64_t kernel_page_size = 0;   ///< bytes
+  uint64_t swapped = 0;            ///< bytes; of shared memory too
   int protection_key = 0;          ///< pkey_mprotect(2); 0: none
   std::vector<std::string> flags;  ///< two letters each, as VmFlags
   bool has(std::string_view flag) const;

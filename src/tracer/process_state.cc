@@ -228,6 +228,12 @@ image::Process read_process(pid_t pid) {
   return process;
 }
 
+bool is_ending(const std::string& directory) {
+  constexpr unsigned long kExiting = 0x4;  // PF_EXITING of linux/sched.h
+  const auto stat = try_read_file_at(AT_FDCWD, directory + "stat");
+  return !stat || (std::stoul(parse_stat_fields(*stat).at(9 - 3)) & kExiting) != 0;
+}
+
 void ask_timers(RemoteSyscalls& calls, const ProcessMemory& memory, image::Process& process) {
   calls.prepare();
   for (size_t which = 0; which < process.timers.size(); ++which) {

@@ -27,6 +27,9 @@ std::optional<std::string> used_cpu_limit(const image::Process& process);
 /// Adds a reason that names the children of `pid`, if it has any: it could not wait for them.
 void find_children(pid_t pid, std::vector<Reason>& obstacles);
 
+/// Whether the process or thread of this directory ("/proc/PID/task/TID/") is gone or on its way.
+bool is_ending(const std::string& directory);
+
 /// Everything that /proc tells: all of image::Process but threads, mappings, descriptors and what
 /// needs injected calls.
 image::Process read_process(pid_t pid);

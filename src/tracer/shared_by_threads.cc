@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/io.h"
+#include "tracer/process_state.h"
 
 namespace rfork::tracer {
 
@@ -29,9 +30,11 @@ Links namespaces_of(pid_t pid, pid_t tid) {
   return links;
 }
 
-/// Whether the kernel says so; it may say nothing (no CONFIG_KCMP).
+/// Whether the kernel says so; it may say nothing (no CONFIG_KCMP). A thread that ends has let go
+/// of what it shared.
 bool differs(pid_t pid, pid_t tid, int what) {
-  return ::syscall(SYS_kcmp, pid, tid, what, 0, 0) > 0;
+  return ::syscall(SYS_kcmp, pid, tid, what, 0, 0) > 0 &&
+         !is_ending(fmt::format("/proc/{}/task/{}/", pid, tid));
 }
 
 }  // namespace

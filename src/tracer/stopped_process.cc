@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/io.h"
 #include "tracer/proc_text.h"
+#include "tracer/process_state.h"
 #include "tracer/ptrace.h"
 #include "tracer/seccomp.h"
 
@@ -85,7 +86,13 @@ StoppedProcess::StoppedProcess(pid_t pid, const std::function<bool()>& interrupt
     for (;;) {
       attach_new_threads();
       if (stopped == threads_.size()) break;
-      for (; stopped < threads_.size(); ++stopped) stop_thread(threads_[stopped]);
+      while (stopped < threads_.size()) {
+        if (stop_thread(threads_[stopped])) {
+          ++stopped;
+        } else {
+          threads_.erase(threads_.begin() + static_cast<ptrdiff_t>(stopped));
+        }
+      }
     }
     for (StoppedThread& thread : threads_) thread.registers = registers(thread.tid);
   } catch (...) {
@@ -119,15 +126,21 @@ void StoppedProcess::attach_new_threads() {
     if (const auto slept = sleeps_.find(tid); slept != sleeps_.end()) thread.sleep = slept->second;
     if (threads_.empty()) stopped_at_ = std::chrono::steady_clock::now();
     if (const int error = try_seize(tid, options_); error != 0) {
-      if (error == ESRCH && tid != pid_) continue;  // ended between readdir and here
+      const bool ends = is_ending(fmt::format("/proc/{}/task/{}/", pid_, tid));
+      if (tid != pid_ && (error == ESRCH || ends)) continue;
       refuse_seize(tid, error);
     }
     threads_.push_back(thread);
-    interrupt(tid);
+    try {
+      interrupt(tid);
+    } catch (const ProcessGone&) {
+      if (tid == pid_) throw;  // of another thread stop_thread() sees the end
+    }
   }
 }
 
-void StoppedProcess::stop_thread(StoppedThread& thread) {
+/// False: it has ended before it could be stopped.
+bool StoppedProcess::stop_thread(StoppedThread& thread) {
   const auto deadline = std::chrono::steady_clock::now() + kStopTimeout;
   for (;;) {
     const auto status = wait_for(thread.tid, std::chrono::milliseconds(50));
@@ -145,12 +158,13 @@ void StoppedProcess::stop_thread(StoppedThread& thread) {
     switch (status->kind()) {
       case WaitStatus::Kind::exited:
       case WaitStatus::Kind::killed:
+        if (thread.tid != pid_) return false;
         throw ProcessGone(pid_);
       case WaitStatus::Kind::interrupt_stop:
-        return;
+        return true;
       case WaitStatus::Kind::group_stop:
         stop_signal_ = status->signal();
-        return;
+        return true;
       case WaitStatus::Kind::signal_delivery_stop:
         // Delivered now; the interrupt that is still pending then stops the thread in front of the
         // handler.
@@ -165,23 +179,33 @@ void StoppedProcess::stop_thread(StoppedThread& thread) {
 }
 
 void StoppedProcess::leave_range(const Range& range) {
-  for (StoppedThread& thread : threads_) {
-    for (int tries = 0; range.contains(thread.registers.rip); ++tries) {
-      if (tries == kLeaveTries) {
-        throw Refusal(Failure::cannot_trace,
-                      fmt::format("thread {} never leaves the vDSO (at {:#x})", thread.tid,
-                                  thread.registers.rip),
-                      "try again");
-      }
-      resume(thread.tid, PTRACE_CONT);
-      // On a busy host it would meet the interrupt before its next instruction.
-      std::this_thread::sleep_for(std::min(tries + 1, 50) * std::chrono::microseconds(20));
-      interrupt(thread.tid);
-      stop_thread(thread);
-      thread.registers = registers(thread.tid);
-      thread.sleep.reset();
+  for (size_t i = 0; i < threads_.size();) {
+    if (leaves(threads_[i], range)) {
+      ++i;
+    } else {
+      threads_.erase(threads_.begin() + static_cast<ptrdiff_t>(i));
     }
   }
+}
+
+/// False: it has ended on its way.
+bool StoppedProcess::leaves(StoppedThread& thread, const Range& range) {
+  for (int tries = 0; range.contains(thread.registers.rip); ++tries) {
+    if (tries == kLeaveTries) {
+      throw Refusal(Failure::cannot_trace,
+                    fmt::format("thread {} never leaves the vDSO (at {:#x})", thread.tid,
+                                thread.registers.rip),
+                    "try again");
+    }
+    resume(thread.tid, PTRACE_CONT);
+    // On a busy host it would meet the interrupt before its next instruction.
+    std::this_thread::sleep_for(std::min(tries + 1, 50) * std::chrono::microseconds(20));
+    interrupt(thread.tid);
+    if (!stop_thread(thread)) return false;
+    thread.registers = registers(thread.tid);
+    thread.sleep.reset();
+  }
+  return true;
 }
 
 void StoppedProcess::detach() {

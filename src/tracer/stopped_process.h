@@ -56,7 +56,8 @@ class StoppedProcess {
 
  private:
   void attach_new_threads();
-  void stop_thread(StoppedThread& thread);
+  bool stop_thread(StoppedThread& thread);
+  bool leaves(StoppedThread& thread, const Range& range);
 
   pid_t pid_;
   const std::function<bool()>& interrupted_;

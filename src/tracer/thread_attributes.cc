@@ -2,8 +2,8 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/prctl.h>
 #include <sched.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -22,6 +22,20 @@ namespace rfork::tracer {
 
 namespace {
 
+bool has_slice(uint32_t policy) {
+  return policy == SCHED_OTHER || policy == SCHED_BATCH;
+}
+
+/// 0: the kernel tells none.
+uint64_t own_slice() {
+  static const uint64_t slice = [] {
+    image::SchedulingAttributes own{};
+    const bool found = ::syscall(SYS_sched_getattr, 0, &own, sizeof own, 0) == 0;
+    return found && has_slice(own.policy) ? own.runtime : 0;
+  }();
+  return slice;
+}
+
 image::Scheduling read_scheduling(pid_t pid, pid_t tid) {
   image::SchedulingAttributes found{};
   if (::syscall(SYS_sched_getattr, tid, &found, sizeof found, 0) != 0) {
@@ -32,6 +46,8 @@ image::Scheduling read_scheduling(pid_t pid, pid_t tid) {
   result.policy = static_cast<int32_t>(found.policy);
   result.flags = found.flags;
   result.priority = found.priority;
+  // A slice of its own (Linux 6.12) is another one than this process has, by default.
+  if (has_slice(found.policy) && found.runtime != own_slice()) result.runtime_ns = found.runtime;
   constexpr uint32_t kDeadline = 6;  // the others show what means nothing to them
   if (found.policy != kDeadline) return result;
   result.runtime_ns = found.runtime, result.deadline_ns = found.deadline,
@@ -82,6 +98,16 @@ int32_t speculation(std::string_view words) {
   return 0;  // not the thread's own choice
 }
 
+// What PR_MCE_KILL has set, from the flags that the kernel shows (include/linux/sched.h).
+int32_t memory_failure_mode(pid_t pid, pid_t tid) {
+  constexpr unsigned long kOwn = 0x80, kEarly = 0x08000000;  // PF_MCE_PROCESS, PF_MCE_EARLY
+  const auto text = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/task/{}/stat", pid, tid));
+  if (!text) throw ProcessGone(pid);
+  const unsigned long flags = std::stoul(parse_stat_fields(*text).at(9 - 3));
+  if ((flags & kOwn) == 0) return 0;
+  return 1 + ((flags & kEarly) != 0 ? PR_MCE_KILL_EARLY : PR_MCE_KILL_LATE);
+}
+
 }  // namespace
 
 std::vector<uint32_t> parse_cpu_list(std::string_view text) {
@@ -118,6 +144,7 @@ void read_attributes(pid_t pid, pid_t tid,
     const auto found = status.find(key);
     return found == status.end() ? 0 : speculation(found->second);
   };
+  thread.settings.memory_failure = memory_failure_mode(pid, tid);
   thread.settings.store_bypass = value("Speculation_Store_Bypass");
   thread.settings.indirect_branch = value("SpeculationIndirectBranch");
 }

@@ -140,7 +140,6 @@ CapturedThread capture_thread(pid_t pid, StoppedThread& stopped, const ProcessMe
   thread.xstate = regset(stopped.tid, NT_X86_XSTATE, "NT_X86_XSTATE");
   thread.rseq = rseq_configuration(stopped.tid);
   read_robust_list(stopped.tid, thread);
-  thread.pending = pending_signals(stopped.tid, false);
   read_attributes(pid, stopped.tid, status, thread);
   ask_thread(result, stopped, memory, site, going_on.registers);
   return result;

@@ -68,6 +68,26 @@ def leader(world):
     process.kill()
 
 
+CHURN = """
+import threading, sys
+print("ready", flush=True)
+while True:
+    threads = [threading.Thread(target=lambda: None) for _ in range(8)]
+    for one in threads: one.start()
+    for one in threads: one.join()
+"""
+
+
+def churn(world):
+    """A process whose threads come and go is none that has ended, or whose threads differ."""
+    process = world.start(["/usr/bin/python3", "-c", CHURN])
+    expect(process.line() == "ready", "ready")
+    for number in range(60):
+        world.trace("--check", process.pid).expect(0)
+        world.trace(process.pid, "-o", world.folder / "image").expect(0)
+    process.popen.kill()
+
+
 def not_ours(world):
     """Run as the ordinary user; the process is root's."""
     if os.geteuid() != 0:
@@ -335,7 +355,7 @@ def surroundings(world):
     target.wait().expect(0, out="ok")
 
 
-CASES = {"gone": gone, "zombie": zombie, "leader": leader, "not-ours": not_ours, "traced": traced,
+CASES = {"gone": gone, "zombie": zombie, "leader": leader, "churn": churn, "not-ours": not_ours, "traced": traced,
          "kernel-thread": kernel_thread, "itself": itself, "thread": thread_id, "no-number": no_number,
          "32-bit": thirty_two_bit, "descriptors": descriptors, "dropped": dropped,
          "no-descriptor": no_descriptor, "objects": objects, "kernel-objects": kernel_objects,

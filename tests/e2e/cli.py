@@ -176,6 +176,35 @@ def pids(world):
     process.wait().expect(0)
 
 
+def number_taken(world):
+    """A pid that is still the number of a process group, or of a session, is kept in a pid namespace."""
+    script = ("import os, sys, time\n"
+              "if sys.argv[2] == 'session':\n"
+              "    os.setsid()\n"
+              "    if os.fork() == 0:\n"
+              "        if os.fork() == 0:\n"
+              "            os.setpgid(0, 0)\n"
+              "            os.close(1), os.close(2)\n"
+              "            while not os.path.exists(sys.argv[1]): time.sleep(0.01)\n"
+              "        os._exit(0)\n"
+              "    os.wait()\n"
+              "print('ready', flush=True)\n"
+              "while not os.path.exists(sys.argv[1]): time.sleep(0.01)\n"
+              "print(os.getpid(), flush=True)\n")
+    for kind in ("group", "session"):
+        go = world.folder / f"go-{kind}"
+        process = world.start(["/usr/bin/python3", "-c", script, go, kind], process_group=0 if kind == "group" else None)
+        expect(process.line() == "ready", "ready")
+        if kind == "group":
+            world.start(["sleep", "60"], process_group=process.pid)
+        image = world.folder / kind
+        world.trace(process.pid, "--move", "-o", image).expect(0)
+        process.wait()
+        run = world.start([world.program("rfork-run"), image])
+        go.touch()
+        run.wait().expect(0, out=f"{process.pid}\n")
+
+
 def exit_codes(world):
     """rfork-run ends as the child ends."""
     for end, code in (("sys.exit(7)", 7), ("os.kill(os.getpid(), 15)", 128 + 15)):
@@ -210,7 +239,7 @@ def dump(world):
 
 
 CASES = {"closing-line": closing_line, "help": help_and_usage, "children": children, "stopped": stopped,
-         "stdio": stdio, "pipe": pipe, "detached": detached, "pids": pids, "exit-codes": exit_codes,
+         "stdio": stdio, "pipe": pipe, "detached": detached, "pids": pids, "number-taken": number_taken, "exit-codes": exit_codes,
          "dump": dump}
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ The original is an ordinary Python program on one host whose parent is this test
 everything that its parent does with it must go on as if it had stayed.
 """
 
+import concurrent.futures
+import ctypes
 import os
 import pathlib
 import random
@@ -114,6 +116,65 @@ while True: signal.pause()
     said = process.stdout.readline().split()
     expect(said == [str(n) for n in range(signal.SIGRTMIN + 7, signal.SIGRTMIN - 1, -1)], f"order: {said}")
     expect(process.wait(20) == 3, "exit status")
+
+
+NUMBERED = r'''
+import ctypes, signal, struct, sys
+memory = bytearray(100 << 20)
+libc = ctypes.CDLL(None)
+number = signal.SIGRTMIN + 1
+signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+wanted = ctypes.create_string_buffer(struct.pack("<Q", 1 << number - 1), 128)
+info = ctypes.create_string_buffer(128)
+values = []
+print("ready", flush=True)
+while not values or values[-1] != -1:
+    if libc.sigwaitinfo(wanted, info) == number: values.append(struct.unpack_from("<i", info, 24)[0])
+print(len(values), next((n for n, value in enumerate(values[:-1]) if n != value), "in order"), flush=True)
+'''
+
+
+def send_numbers(pid, stop):
+    """Queues signals with 0, 1, 2, … until `stop` is set, and then one with -1. Gives how many it were."""
+    libc, count = ctypes.CDLL(None), 0
+    while not stop.is_set():
+        expect(libc.sigqueue(pid, signal.SIGRTMIN + 1, count) == 0, "sigqueue")
+        count += 1
+        time.sleep(0.0005)
+    libc.sigqueue(pid, signal.SIGRTMIN + 1, -1)
+    return count + 1
+
+
+def numbered(world):
+    """Signals that come before, during and after a move: none is missing, none comes twice, all in their order."""
+    moved = Moved(world, NUMBERED)
+    stop = threading.Event()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        sent = pool.submit(send_numbers, moved.process.pid, stop)
+        time.sleep(0.1)
+        moved.move()
+        time.sleep(0.3)
+        stop.set()
+    said = moved.process.stdout.readline().split(maxsplit=1)
+    expect(said == [str(sent.result()), "in order\n"], f"{sent.result()} sent, {said}")
+    expect(moved.process.wait(20) == 0, "exit status")
+
+
+def late(world):
+    """Nobody passes on what comes during a move into a file: it is said."""
+    process = world.start(["/usr/bin/python3", "-c", NUMBERED])
+    expect(process.line() == "ready", "ready")
+    stop = threading.Event()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        def send():
+            libc = ctypes.CDLL(None)
+            while not stop.is_set() and libc.sigqueue(process.pid, signal.SIGRTMIN + 1, 1) == 0: time.sleep(0.0005)
+        pool.submit(send)
+        time.sleep(0.1)
+        said = world.trace(process.pid, "--move", "-o", world.folder / "image").expect(0)
+        stop.set()
+    expect("is lost: SIGRTMIN+1 (" in said.err, f"{said}")
+    process.wait()
 
 
 def killed(world):
@@ -600,7 +661,7 @@ def ctl_attach(world):
     world.run([world.program("rforkctl"), "--key", attached.daemon.key, attached.address, "attach", "99"]).refused(5)
 
 
-CASES = {"hasty": hasty, "unread": unread, "moved-stopped": moved_stopped, "codes": codes, "timeout": timeout,
+CASES = {"numbered": numbered, "late": late, "hasty": hasty, "unread": unread, "moved-stopped": moved_stopped, "codes": codes, "timeout": timeout,
          "nohup": nohup, "group": group, "stdio": stdio, "ends": ends, "signals": signals, "killed": killed,
          "light": light, "broken": broken, "slow-reader": slow_reader, "sockets": sockets, "lost": lost,
          "attach": attach, "ctl-attach": ctl_attach, "cut": cut, "cut-signals": cut_signals,

@@ -1,15 +1,18 @@
-// A system call that blocks while the process is taken goes on: no EINTR that nobody caused, not short, and
-// with the rest of its time, not with all of it again. One call a run, named by the argument.
+// A system call that blocks while the process is taken goes on: no EINTR that nobody caused, not
+// short, and with the rest of its time, not with all of it again. One call a run, named by the
+// argument.
 //
-// The timed ones last kSleep; a second thread says ready when kBefore of it have passed, so a call that
-// started again would end at kBefore + kSleep at the earliest. The untimed ones are ended by that thread
-// after go. Times are CLOCK_MONOTONIC, judged loosely.
+// The timed ones last kSleep; a second thread says ready when kBefore of it have passed, so a call
+// that started again would end at kBefore + kSleep at the earliest. The untimed ones are ended by
+// that thread after go. Times are CLOCK_MONOTONIC, judged loosely.
 #include <linux/futex.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/select.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -34,7 +37,9 @@ uint32_t futex_word = 0;
 pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 pthread_cond_t condition = PTHREAD_COND_INITIALIZER;
 
-constexpr timespec as_timespec(int64_t ns) { return {ns / kSecond, ns % kSecond}; }
+constexpr timespec as_timespec(int64_t ns) {
+  return {ns / kSecond, ns % kSecond};
+}
 
 timespec from_now(clockid_t clock, int64_t ns) {
   timespec now;
@@ -42,11 +47,14 @@ timespec from_now(clockid_t clock, int64_t ns) {
   return as_timespec(now.tv_sec * kSecond + now.tv_nsec + ns);
 }
 
-void on_signal(int) { handled = handled + 1; }
+void on_signal(int) {
+  handled = handled + 1;
+}
 
 // Whether the thread `tid` sleeps in the kernel.
 bool asleep(pid_t tid) {
-  const std::string stat = target::read_file(("/proc/self/task/" + std::to_string(tid) + "/stat").c_str());
+  const std::string stat =
+      target::read_file(("/proc/self/task/" + std::to_string(tid) + "/stat").c_str());
   return stat.compare(stat.rfind(')') + 2, 1, "S") == 0;
 }
 
@@ -153,7 +161,8 @@ void run_timed(const Timed& one) {
   }
   if (one.result < 0) EXPECT_EQ(error, one.error);
   // CLOCK_REALTIME and CLOCK_MONOTONIC are disciplined apart by a hair.
-  if (passed < kSleep - 20'000'000) target::fail("%s: short: %ld ms", one.name, long(passed / 1'000'000));
+  if (passed < kSleep - 20'000'000)
+    target::fail("%s: short: %ld ms", one.name, long(passed / 1'000'000));
   if (passed > kBefore + kSleep - kSecond / 2) {
     target::fail("%s: %ld ms, as if it had started again", one.name, long(passed / 1'000'000));
   }
@@ -199,6 +208,30 @@ void run_cpu_sleep() {
   target::finish();
 }
 
+/// Whether the kernel has the 32-bit table: a child tries getpid(2) of it.
+bool has_int80() {
+  const pid_t child = MUST(fork());
+  if (child == 0) {
+    int result = 20;
+    asm volatile("int $0x80" : "+a"(result) : : "memory", "r8", "r9", "r10", "r11");
+    _exit(result == getpid() ? 0 : 1);
+  }
+  int status = 0;
+  MUST(waitpid(child, &status, 0));
+  return status == 0;
+}
+
+/// nanosleep(2) of the 32-bit table, whose pointers and times have 32 bits. Gives what the kernel
+/// gives: -errno.
+int sleep_by_int80(int32_t seconds) {
+  auto* const time = static_cast<int32_t*>(
+      target::map(target::kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT));
+  time[0] = seconds;
+  int result = 162;
+  asm volatile("int $0x80" : "+a"(result) : "b"(time), "c"(0) : "memory", "r8", "r9", "r10", "r11");
+  return result;
+}
+
 void run_untimed() {
   struct sigaction action = {};
   action.sa_handler = on_signal;  // no SA_RESTART: the signal ends the call
@@ -210,13 +243,16 @@ void run_untimed() {
   sleeper = pthread_self();
   pthread_t announcer;
   EXPECT_EQ(pthread_create(&announcer, nullptr, announce_untimed,
-                           reinterpret_cast<void*>(intptr_t(gettid()))), 0);
+                           reinterpret_cast<void*>(intptr_t(gettid()))),
+            0);
   entered = true;
   int result = -1;
   if (call == "futex") {
     result = int(syscall(SYS_futex, &futex_word, FUTEX_WAIT, 0, nullptr, nullptr, 0));
   } else if (call == "pause") {
     result = pause();
+  } else if (call == "int80") {
+    errno = -sleep_by_int80(600);
   } else if (call == "sigsuspend") {
     EXPECT_EQ(pthread_sigmask(SIG_BLOCK, &usr1, nullptr), 0);
     result = sigsuspend(&none);
@@ -263,5 +299,6 @@ int main(int argc, char** argv) {
     if (call == one.name) run_timed(one);
   }
   if (call == "cpu_sleep") run_cpu_sleep();
+  if (call == "int80" && !has_int80()) target::skip("the kernel has no 32-bit calls");
   run_untimed();
 }

@@ -1,6 +1,8 @@
 // Guard regions (MADV_GUARD_INSTALL, Linux 6.13) in anonymous memory: within one mapping, and at
-// the end of a thread's stack as libc makes it.
+// the end of a thread's stack as libc makes it; in shared memory and a shared file (Linux 6.15).
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <iterator>
 
@@ -18,6 +20,23 @@ constexpr size_t kPages = 64;
 
 bool is_guard(size_t page) {
   return page == 0 || (page >= 20 && page < 25) || page == 30 || page == kPages - 1;
+}
+
+/// Of 8 pages, one of them a guard with something behind it. Null: before Linux 6.15.
+char* guarded_shared(int fd) {
+  char* const memory = static_cast<char*>(target::map(
+      8 * target::kPage, PROT_READ | PROT_WRITE, MAP_SHARED | (fd < 0 ? MAP_ANONYMOUS : 0), fd));
+  target::fill(memory, 8 * target::kPage, 5);
+  const int result = madvise(memory + 3 * target::kPage, target::kPage, MADV_GUARD_INSTALL);
+  return result == 0 ? memory : nullptr;
+}
+
+void expect_guarded(char* memory) {
+  if (memory == nullptr) return;
+  for (size_t page = 0; page < 8; ++page) {
+    EXPECT_EQ(target::may_read(memory + page * target::kPage), page != 3);
+  }
+  target::expect_filled("before a guard in shared memory", memory, 3 * target::kPage, 5);
 }
 
 }  // namespace
@@ -38,6 +57,10 @@ int main(int argc, char** argv) {
   MUST(madvise(read_only + 4 * target::kPage, target::kPage, MADV_GUARD_INSTALL));
   MUST(mprotect(read_only, 8 * target::kPage, PROT_READ));
   target::catch_faults();
+  const std::string file = target::path("guarded.data");
+  const int fd = MUST(open(file.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  MUST(ftruncate(fd, 8 * target::kPage));
+  char* const shared[] = {guarded_shared(-1), guarded_shared(fd)};
   const auto lines = [&] { return target::smaps_field(memory, "Size"); };
   const std::string size = lines();
 
@@ -60,6 +83,7 @@ int main(int argc, char** argv) {
   }
   EXPECT(!target::may_read(read_only + 4 * target::kPage) && target::may_read(read_only));
   target::expect_filled("read-only", read_only, 4 * target::kPage, 3);
+  for (char* memory : shared) expect_guarded(memory);
   EXPECT_TEXT(lines(), size);  // still one mapping
   for (size_t page = 20; page < 25; ++page) {
     char* at = memory + page * target::kPage;

@@ -50,12 +50,13 @@ std::string now() {
   char text[300];
   std::snprintf(text, sizeof text,
                 "subreaper %d tsc %d securebits %#x keepcaps %d slack %d thp %d mdwe %d "
-                "merge %d membarrier %#lx dump %s",
+                "merge %d membarrier %#lx dump %s mce %d",
                 through_pointer(PR_GET_CHILD_SUBREAPER), through_pointer(PR_GET_TSC),
                 prctl(PR_GET_SECUREBITS), prctl(PR_GET_KEEPCAPS), prctl(PR_GET_TIMERSLACK),
                 prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0), prctl(kGetMdwe, 0, 0, 0, 0),
                 prctl(kGetMemoryMerge, 0, 0, 0, 0), syscall(SYS_membarrier, 1 << 9, 0, 0),
-                target::read_file("/proc/self/coredump_filter").c_str());
+                target::read_file("/proc/self/coredump_filter").c_str(),
+                prctl(PR_MCE_KILL_GET, 0, 0, 0, 0));
   return all + text;
 }
 
@@ -103,6 +104,7 @@ void keep_now(void (*check)()) {
 void* without_time_stamps(void*) {
   MUST(prctl(PR_SET_TSC, PR_TSC_SIGSEGV));
   MUST(prctl(PR_SET_PDEATHSIG, SIGUSR1));
+  MUST(prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0));
   keep_now(expect_no_time_stamps);
   return nullptr;
 }
@@ -111,6 +113,7 @@ void* without_speculation(void*) {
   if (prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, PR_SPEC_FORCE_DISABLE, 0, 0) != 0)
     EXPECT(errno == ENXIO || errno == ENODEV || errno == EPERM);
   MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+  MUST(prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_LATE, 0, 0));
   keep_now(nullptr);
   return nullptr;
 }

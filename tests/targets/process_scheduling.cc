@@ -112,11 +112,12 @@ int main(int argc, char** argv) {
       {"batch", {kSize, SCHED_BATCH, kResetOnFork, 5, 0, 0, 0, 0}, last, io(kIoBestEffort, 6), 0},
       {"idle", {kSize, SCHED_IDLE, 0, 9, 0, 0, 0, 0}, 0, io(kIoIdle, 0), 123456},
       {"other", {kSize, SCHED_OTHER, 0, root ? -4 : 11, 0, 0, 0, 0}, -1, 0, 1},
+      {"slice", {kSize, SCHED_OTHER, 0, 3, 0, 7'000'000, 0, 0}, -1, 0, 0},  // Linux 6.12
       {"fifo", {kSize, SCHED_FIFO, kResetOnFork, 0, 7, 0, 0, 0}, 0, io(kIoRealtime, 3), 0},
       {"rr", {kSize, SCHED_RR, 0, 0, 3, 0, 0, 0}, -1, 0, 0},
       {"deadline", {kSize, kDeadline, 0, 0, 0, 10'000'000, 50'000'000, 100'000'000}, -1, 0, 0},
   };
-  const int count = root ? 6 : 3;
+  const int count = root ? 7 : 4;
   for (int i = 0; i < count; ++i) {
     pthread_t thread;
     EXPECT_EQ(pthread_create(&thread, nullptr, work, &wishes[i]), 0);

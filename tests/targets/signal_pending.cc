@@ -1,5 +1,5 @@
-// Blocked signals that wait: for the process and for a thread, queued real-time ones in their order, each
-// with what its sender said.
+// Blocked signals that wait: for the process and for a thread, queued real-time ones in their
+// order, each with what its sender said.
 #include <pthread.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -44,6 +44,13 @@ int main(int argc, char** argv) {
     value.sival_ptr = reinterpret_cast<void*>(0x1234567800000000 + i);
     MUST(sigqueue(pid, SIGRTMIN + 3, value));
   }
+  int many = 0;
+  while (many < 3000) {
+    sigval value;
+    value.sival_int = many;
+    if (sigqueue(pid, SIGRTMIN + 4, value) != 0) break;  // RLIMIT_SIGPENDING
+    ++many;
+  }
   siginfo_t own = {};
   own.si_signo = SIGRTMIN + 2;
   own.si_code = -77;  // a code of the program's own
@@ -71,6 +78,7 @@ int main(int argc, char** argv) {
   EXPECT_EQ(info.si_pid, 4242);
   EXPECT_EQ(info.si_uid, 17);
   EXPECT_EQ(info.si_value.sival_int, 99);
+  for (int i = 0; i < many; ++i) EXPECT_EQ(take(SIGRTMIN + 4).si_value.sival_int, i);
   expect_none();
   target::finish();
 }
