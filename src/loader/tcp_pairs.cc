@@ -7,15 +7,16 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <netinet/in.h>
-#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 
 #include "base/tcp_stream.h"
 #include "loader/internet_name.h"
+#include "loader/loopback.h"
 #include "loader/socket_settings.h"
 #include "loader/sockets.h"
 
@@ -26,15 +27,7 @@ using Time = image::SocketOptionKind::Time;
 
 namespace {
 
-constexpr int kPatienceMs = 5000;
-
-Bytes name_of(int fd, decltype(::getsockname)* ask = ::getsockname) {
-  sockaddr_storage name{};
-  socklen_t size = sizeof name;
-  if (ask(fd, reinterpret_cast<sockaddr*>(&name), &size) != 0) return {};
-  const auto* const start = reinterpret_cast<const std::byte*>(&name);
-  return {start, start + size};
-}
+constexpr std::chrono::milliseconds kPatience{5000};
 
 bool bind_to(int fd, const Bytes& name) {
   const auto* const address = reinterpret_cast<const sockaddr*>(name.data());
@@ -81,29 +74,6 @@ UniqueFd listen_as(const Socket& socket) {
     if (listens_at(name)) return fd;
   }
   return {};
-}
-
-/// connect(2) of a socket that doesn't wait. 0, or an errno.
-int connect_within(int fd, const Bytes& name) {
-  if (name.empty()) return EAFNOSUPPORT;
-  const int error = connect_to_name(fd, name);
-  if (error != EINPROGRESS) return error;
-  pollfd one{fd, POLLOUT, 0};
-  if (::poll(&one, 1, kPatienceMs) != 1) return ETIMEDOUT;
-  int result = 0;
-  socklen_t size = sizeof result;
-  return ::getsockopt(fd, SOL_SOCKET, SO_ERROR, &result, &size) == 0 ? result : errno;
-}
-
-/// What comes from `client`; whoever else has found this port is turned away, as before.
-UniqueFd accept_from(int listening, int client) {
-  const Bytes wanted = name_of(client);
-  for (;;) {
-    pollfd one{listening, POLLIN, 0};
-    if (::poll(&one, 1, kPatienceMs) != 1) return {};
-    UniqueFd accepted(::accept4(listening, nullptr, nullptr, SOCK_CLOEXEC));
-    if (accepted && same_endpoint(name_of(accepted.get(), ::getpeername), wanted)) return accepted;
-  }
 }
 
 /// The addresses that a client tries, its own first; an empty one is left to the kernel.
@@ -190,7 +160,7 @@ void SocketMaker::make_tcp(Made& one) {
 int SocketMaker::connect_tcp(Made& client, Made& server) {
   const UniqueFd listening = listen_as(server.socket);
   if (!listening) return errno;
-  const Bytes at = name_of(listening.get());
+  const Bytes at = socket_name(listening.get());
   int error = 0;
   client.bound.fd = connect_as(client.socket, at, client.words(), findings_, error);
   if (!client.bound.fd) return error;
@@ -199,7 +169,7 @@ int SocketMaker::connect_tcp(Made& client, Made& server) {
   set_options(server.fd(), server.socket, Time::first, server.words(), findings_);
   // Until all others have their ports.
   set_switch(server.fd(), SO_REUSEADDR, 1);
-  names_.note_connection(port_of(name_of(client.fd())));
+  names_.note_connection(port_of(socket_name(client.fd())));
   names_.note_connection(port_of(at));
   return 0;
 }
@@ -212,9 +182,9 @@ void SocketMaker::make_tcp_to_itself(Made& one) {
       error = errno;
       continue;
     }
-    error = connect_within(one.fd(), name_of(one.fd()));
+    error = connect_within(one.fd(), socket_name(one.fd()));
     if (error != 0) continue;
-    names_.note_connection(port_of(name_of(one.fd())));
+    names_.note_connection(port_of(socket_name(one.fd())));
     return say_where(one);
   }
   one.bound.fd.reset();
@@ -225,7 +195,7 @@ void SocketMaker::make_tcp_to_itself(Made& one) {
 
 /// Notes if it isn't where it was.
 void SocketMaker::say_where(const Made& one) {
-  const Bytes here = name_of(one.fd()), there = name_of(one.fd(), ::getpeername);
+  const Bytes here = socket_name(one.fd()), there = socket_name(one.fd(), ::getpeername);
   const bool peer_same = one.socket.peer.empty() || same_endpoint(there, one.socket.peer);
   if (same_endpoint(here, one.socket.name) && peer_same) return;
   const std::string before =
@@ -265,7 +235,7 @@ void SocketMaker::make_waiting(Made& one) {
 
 /// To a socket of the process that hasn't accepted it.
 void SocketMaker::connect_waiting(Made& one, const Made& listening) {
-  Bytes to = name_of(listening.fd());
+  Bytes to = socket_name(listening.fd());
   if (is_any_address(to)) {
     // The address that was asked may be another host's here.
     const uint16_t port = port_of(to);
@@ -303,7 +273,7 @@ void SocketMaker::unshare_ports_of_kept() {
 void SocketMaker::finish_tcp(Made& one) {
   const int shut = one.description->shut;
   if (one.gone) {
-    if (!deliver_stream(one.gone.get(), one.fd(), std::chrono::milliseconds(kPatienceMs))) {
+    if (!deliver_stream(one.gone.get(), one.fd(), kPatience)) {
       findings_.refuse(fmt::format("what is in {} doesn't fit into it here", one.words()),
                        "see /proc/sys/net/ipv4/tcp_rmem, or " + drop_advice(one.number));
     }

@@ -77,6 +77,7 @@ class Attendance {
   int patience_ms();
   int look_for_readers();
   void note(int wait_status);
+  void tell_end();
   bool tell_modes(bool again);
   void look_at_modes(bool something_happened);
   void take(FrameType type, std::span<const std::byte> body);
@@ -100,6 +101,7 @@ class Attendance {
   Clock::time_point look_far_at_;             ///< among all processes
   bool stop_key_ = false;                     ///< stopped the child, in the kernel's place
   bool ended_ = false;
+  std::optional<int> untold_end_;
   std::optional<AgentDoor> door_;
   std::unique_ptr<net::Link> link_;  ///< in the place of the worker's own, which was lost
   std::string lost_because_;
@@ -153,6 +155,7 @@ void Attendance::run() {
     relays_.handle(polls);
     if (connected_ && polls[3].revents != 0) hear_ghost();
     if (polls[2].revents != 0) open_door();
+    tell_end();
     speak();
     if (!connected_ && Clock::now() >= give_up_at_) give_up();
   }
@@ -216,7 +219,8 @@ int Attendance::look_for_readers() {
   constexpr int kLongest = 50;
   constexpr std::chrono::milliseconds kFarLooks{250};
   const std::vector<uint32_t> unwanted = relays_.unwanted();
-  if (unwanted.empty()) {
+  const bool unread = relays_.look_whether_read();
+  if (unwanted.empty() && !unread) {
     pause_ms_ = 1;
     return -1;
   }
@@ -228,7 +232,7 @@ int Attendance::look_for_readers() {
     if (bytes > 0 && !relays_.has_unread(id)) relays_.want(id, bytes);
   }
   if (far) look_far_at_ = Clock::now() + kFarLooks;
-  if (relays_.unwanted().empty()) return -1;
+  if (relays_.unwanted().empty() && !unread) return -1;
   pause_ms_ = std::min(2 * pause_ms_, kLongest);
   return pause_ms_;
 }
@@ -262,7 +266,18 @@ void Attendance::note(int wait_status) {
   if (ended_) relays_.drain();
   if (ended_ || WIFSTOPPED(wait_status)) tell_modes(true);
   reports_.changed(wait_status);
+  if (ended_) {
+    untold_end_ = wait_status;
+    return tell_end();
+  }
   pump_.put(FrameType::child_state, encode(ChildStateMessage{wait_status}));
+}
+
+/// Behind all that the child leaves to others: its parent looks for it when it has waited.
+void Attendance::tell_end() {
+  if (!untold_end_ || relays_.awaits_answer()) return;
+  pump_.put(FrameType::child_state, encode(ChildStateMessage{*untold_end_}));
+  untold_end_.reset();
 }
 
 /// The terminal at the origin behaves as its program has set it, and is given back as it leaves it.

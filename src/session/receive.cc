@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
 #include <optional>
 
 #include "base/clock.h"
@@ -56,6 +57,8 @@ class Reception {
   std::vector<Reason> find_reasons();
   void make_restore();
   void make_relays(std::map<uint32_t, int>& of_child);
+  std::string words_of(uint32_t description) const;
+  std::vector<std::string> differences() const;
   void say(FrameType type, std::span<const std::byte> body, std::string_view what);
 
   WorkerContext& worker_;
@@ -74,6 +77,7 @@ class Reception {
   pid_t pid_ = 0;
   UniqueFd pidfd_;
   std::vector<RelayEnd> relays_;
+  std::vector<std::string> relay_differences_;
   std::vector<UniqueFd> ends_of_child_;
   OpenEnds sockets_of_child_;
 };
@@ -143,7 +147,7 @@ void Reception::say_what_the_loader_finds() {
   make_restore();
   const loader::Restore::PidOutlook pid = restore_->pid_outlook();
   Judgement judgement;
-  judgement.warnings = restore_->warnings();
+  judgement.warnings = differences();
   judgement.pid_kept = pid.kept;
   judgement.pid_namespace = pid.in_namespace;
   say(FrameType::judgement, encode(judgement), "the judgement to be taken");
@@ -230,7 +234,8 @@ void Reception::make_relays(std::map<uint32_t, int>& of_child) {
       of_child[description.id] = ends_of_child_.back().get();
       continue;
     }
-    RelayPair pair = make_relay_pair(description);
+    RelayPair pair = make_relay_pair(description, words_of(description.id));
+    std::ranges::move(pair.differences, std::back_inserter(relay_differences_));
     if (pair.ours.type == image::Description::RelayType::socket) {
       sockets_of_child_.watch(description.id, pair.of_child.get());
     }
@@ -238,6 +243,19 @@ void Reception::make_relays(std::map<uint32_t, int>& of_child) {
     of_child[description.id] = pair.of_child.get();
     ends_of_child_.push_back(std::move(pair.of_child));
   }
+}
+
+std::string Reception::words_of(uint32_t description) const {
+  const auto& descriptors = metadata_.snapshot.processes.at(0).descriptors;
+  const auto found = std::ranges::find(descriptors, description, &image::Descriptor::description);
+  return found == descriptors.end() ? "a socket" : fmt::format("descriptor {}", found->fd);
+}
+
+/// What is not as it was at the origin.
+std::vector<std::string> Reception::differences() const {
+  std::vector<std::string> all = relay_differences_;
+  all.insert(all.end(), restore_->warnings().begin(), restore_->warnings().end());
+  return all;
 }
 
 void Reception::take_pages() {
@@ -269,7 +287,7 @@ void Reception::stand_ready() {
   }
   const Standing standing{pid_, restore_->wait_pid(), restore_->inner_pid()};
   worker_.line.ask(PacketType::standing, encode(standing), PacketType::done, pidfd_.get());
-  say(FrameType::ready, encode(Ready{pid_, restore_->warnings()}), "READY to be taken");
+  say(FrameType::ready, encode(Ready{pid_, differences()}), "READY to be taken");
 }
 
 void Reception::wait_for_go() {

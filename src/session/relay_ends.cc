@@ -14,6 +14,10 @@
 
 #include "base/error.h"
 #include "base/io.h"
+#include "base/socket_option.h"
+#include "image/socket_options.h"
+#include "loader/loopback.h"
+#include "loader/socket_settings.h"
 
 namespace rfork::session {
 
@@ -44,6 +48,35 @@ std::pair<UniqueFd, UniqueFd> open_socket_pair() {
   return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
+/// A program may ask a TCP connection for what no other socket has, and be told of a reset.
+std::pair<UniqueFd, UniqueFd> open_sockets(const image::Description& description,
+                                           const std::string& words, loader::Findings& findings) {
+  const bool tcp = description.socket && description.socket->family != AF_UNIX;
+  if (!tcp) return open_socket_pair();
+  auto ends = loader::make_loopback_pair(description.socket->name);
+  if (ends) return *std::move(ends);
+  findings.warn(
+      fmt::format("{} is a unix socket there, since TCP can't be had within that host: "
+                  "{}; is its interface lo up?",
+                  words, std::strerror(errno)));
+  return open_socket_pair();
+}
+
+void set_options_of(int fd, const image::Description& description, const std::string& words,
+                    loader::Findings& findings) {
+  using Time = image::SocketOptionKind::Time;
+  if (!description.socket) return;
+  image::Socket socket = *description.socket;
+  const int family = socket_option<int>(fd, SOL_SOCKET, SO_DOMAIN).value_or(AF_UNIX);
+  std::erase_if(socket.options, [&](const image::SocketOption& option) {
+    const auto* const kind = image::find_socket_option(option.name);
+    return kind != nullptr && kind->level != SOL_SOCKET && family == AF_UNIX;
+  });
+  for (const Time time : {Time::first, Time::normal, Time::last}) {
+    loader::set_options(fd, socket, time, words, findings);
+  }
+}
+
 /// Master and slave.
 std::pair<UniqueFd, UniqueFd> open_terminal() {
   UniqueFd master(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
@@ -71,8 +104,9 @@ void set_terminal(const image::Description& description, int fd) {
 
 }  // namespace
 
-RelayPair make_relay_pair(const image::Description& description) {
+RelayPair make_relay_pair(const image::Description& description, const std::string& words) {
   RelayPair pair;
+  loader::Findings findings;
   pair.ours.id = description.id;
   pair.ours.type = description.relay;
   switch (description.relay) {
@@ -83,7 +117,8 @@ RelayPair make_relay_pair(const image::Description& description) {
       std::tie(pair.ours.fd, pair.of_child) = open_pipe(description.capacity);
       break;
     case Type::socket:
-      std::tie(pair.ours.fd, pair.of_child) = open_socket_pair();
+      std::tie(pair.ours.fd, pair.of_child) = open_sockets(description, words, findings);
+      set_options_of(pair.of_child.get(), description, words, findings);
       break;
     case Type::terminal:
       std::tie(pair.ours.fd, pair.of_child) = open_terminal();
@@ -94,6 +129,9 @@ RelayPair make_relay_pair(const image::Description& description) {
   struct stat status {};
   if (::fstat(pair.of_child.get(), &status) == 0) pair.ours.inode_of_child = status.st_ino;
   if ((description.flags & O_NONBLOCK) != 0) set_non_blocking(pair.of_child.get());
+  // It goes on without an option that this host lacks: what is sent and received is the same.
+  pair.differences = std::move(findings.warnings);
+  for (const Reason& reason : findings.reasons) pair.differences.push_back(reason.what);
   return pair;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -24,8 +25,10 @@ struct RelayEnd {
 struct RelayPair {
   RelayEnd ours;
   UniqueFd of_child;
+  std::vector<std::string> differences;  ///< of the child's end from the original's
 };
-RelayPair make_relay_pair(const image::Description& description);
+/// `words`: what a person calls it ("descriptor 3").
+RelayPair make_relay_pair(const image::Description& description, const std::string& words);
 /// For one that leads to the same terminal, or end of a pipe, as another, of which the child has
 /// `fd`.
 UniqueFd open_again(const image::Description& description, int fd);

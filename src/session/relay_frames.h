@@ -23,6 +23,9 @@ inline constexpr uint64_t kReportEvery = 64u << 10;  ///< bytes
 inline constexpr uint64_t kShut = 0;
 inline constexpr uint64_t kClosed = 1;  ///< what its writer wrote before may be on its way still
 
+/// Behind the head of RELAY_CLOSED: the connection was reset.
+inline constexpr uint8_t kReset = 1;
+
 struct RelayHead {
   uint32_t stream = 0;
   uint64_t position = 0;

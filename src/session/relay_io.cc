@@ -3,8 +3,11 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -13,6 +16,7 @@
 #include <cerrno>
 
 #include "base/io.h"
+#include "base/socket_option.h"
 
 namespace rfork::session {
 
@@ -20,6 +24,7 @@ namespace {
 
 constexpr size_t kPipePage = 4096;
 constexpr size_t kTerminalRoom = 256;
+constexpr int kMptcp = 262;  // IPPROTO_MPTCP
 
 mode_t type_of(int fd) {
   struct stat status {};
@@ -86,6 +91,23 @@ bool has_unread(int fd) {
   const mode_t type = type_of(fd);
   if (type != S_IFSOCK && type != S_IFIFO) return false;
   return ::ioctl(fd, type == S_IFSOCK ? SIOCOUTQ : FIONREAD, &bytes) == 0 && bytes > 0;
+}
+
+bool is_tcp(int fd) {
+  const int protocol = socket_option<int>(fd, SOL_SOCKET, SO_PROTOCOL).value_or(0);
+  return protocol == IPPROTO_TCP || protocol == kMptcp;
+}
+
+bool has_left(int fd) {
+  const int least = 1;  // byte
+  int waiting = 0;
+  if (::ioctl(fd, SIOCOUTQNSD, &waiting) != 0 || waiting == 0) return true;
+  return ::setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &least, sizeof least) != 0;
+}
+
+void reset_at_close(int fd) {
+  const linger at_once{1, 0};
+  (void)::setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
 }
 
 void take_all_of_pipe(int fd, ByteQueue& queue) {

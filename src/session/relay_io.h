@@ -24,6 +24,13 @@ bool is_pipe(int fd);
 bool at_end_of_pipe(int fd);
 /// Whether the other end of a pipe or socket has not read all that was written to `fd`.
 bool has_unread(int fd);
+/// Whether it is a connection of TCP.
+bool is_tcp(int fd);
+/// Whether all that was written to a connection of TCP has left for the other end. If not, poll(2)
+/// says POLLOUT no sooner.
+bool has_left(int fd);
+/// The next close(2), of the last descriptor of a connection of TCP, resets it.
+void reset_at_close(int fd);
 /// Appends what can be read of the pipe that `fd` leads to, an end of it, whichever.
 void take_all_of_pipe(int fd, ByteQueue& queue);
 /// A writing end of the pipe whose reading end `fd` is; empty if it is no pipe, or is another

@@ -25,6 +25,7 @@ void Relays::add(uint32_t id, UniqueFd fd, bool source, bool sink, bool socket, 
   stream.socket = socket;
   stream.on_demand = reading == Reading::on_demand;
   stream.terminal = ::isatty(stream.fd.get()) == 1;
+  stream.tcp = socket && is_tcp(stream.fd.get());
   if (stream.on_demand && !stream.terminal) stream.others.emplace(stream.fd.get(), true);
   stream.at_once = at_once(stream.fd.get(), socket);
   if (sink && !is_open_ && is_pipe(stream.fd.get())) stream.writers.emplace(stream.fd.get(), false);
@@ -32,6 +33,7 @@ void Relays::add(uint32_t id, UniqueFd fd, bool source, bool sink, bool socket, 
 
 bool Relays::may_read(const Stream& stream) const {
   if (stream.held || (stream.on_demand && stream.announced)) return false;
+  if (stream.discards) return true;
   return stream.source && stream.sent - stream.acknowledged < kWindow && pump_.queued() < kQueued;
 }
 
@@ -41,7 +43,7 @@ void Relays::add_polls(std::vector<pollfd>& polls) {
     if (!stream.fd) continue;
     short events = 0;
     if (may_read(stream)) events |= POLLIN;
-    if (stream.sink && !stream.pending.empty()) events |= POLLOUT;
+    if (stream.sink && (!stream.pending.empty() || stream.resets)) events |= POLLOUT;
     // A sink alone is always watched: that its reader has gone shows as POLLERR. A source that may
     // not be read now would show its end again and again.
     if (events == 0 && !(stream.sink && !stream.source)) continue;
@@ -74,8 +76,10 @@ void Relays::read_some(uint32_t id, Stream& stream, size_t most) {
   const ssize_t n = stream.socket ? ::recv(stream.fd.get(), room.data(), room.size(), MSG_DONTWAIT)
                                   : read_now(stream.fd.get(), room, stream.at_once);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-  // A terminal whose other end has gone gives EIO, a socket that was reset ECONNRESET.
+  // A terminal whose other end has gone gives EIO, a connection that was reset ECONNRESET.
+  if (n < 0 && stream.socket) stream.was_reset = true;
   if (n <= 0) return end_source(id, stream);
+  if (stream.discards) return;
   pump_.put_filled(FrameType::relay, encode_head(id, stream.sent), static_cast<size_t>(n));
   stream.sent += static_cast<uint64_t>(n);
 }
@@ -83,7 +87,7 @@ void Relays::read_some(uint32_t id, Stream& stream, size_t most) {
 void Relays::end_source(uint32_t id, Stream& stream) {
   if (!stream.source) return;
   stream.source = false;
-  if (other_end_closed(id, stream)) return tell_closed(id, stream);
+  if (stream.was_reset || other_end_closed(id, stream)) return tell_closed(id, stream);
   pump_.put(FrameType::relay_end, encode_head(id, stream.sent));
 }
 
@@ -98,7 +102,9 @@ bool Relays::other_end_closed(uint32_t id, const Stream& stream) const {
 void Relays::tell_closed(uint32_t id, Stream& stream) {
   stream.source = stream.sink = false;
   stream.pending.reset();
-  pump_.put(FrameType::relay_closed, encode_head(id, stream.sent));
+  const std::byte reset{kReset};
+  pump_.put(FrameType::relay_closed, encode_head(id, stream.sent),
+            std::span(&reset, stream.was_reset ? 1 : 0));
 }
 
 /// Gives what can't be written now.
@@ -129,8 +135,11 @@ void Relays::write_sink(uint32_t id, Stream& stream) {
     pump_.put(FrameType::relay_taken, encode_head(id, stream.written));
     stream.reported = stream.written;
   }
-  if (rest == 0 && stream.ended) {
+  const bool left = !stream.resets || has_left(stream.fd.get());
+  if (rest == 0 && stream.ended && left && !may_come_back(stream)) {
     stream.sink = false;
+    if (stream.shared) tell_broken(id, stream, false);
+    if (stream.closed) stream.source = false;
     if (stream.socket && !stream.closed) ::shutdown(stream.fd.get(), SHUT_WR);
   }
 }
@@ -140,12 +149,10 @@ void Relays::break_sink(uint32_t id, Stream& stream) {
   if (!stream.sink) return;
   stream.sink = false;
   const bool closed = other_end_closed(id, stream);
+  // To one that was merely closed can be written, once.
+  if (closed && stream.tcp) stream.was_reset = true;
   if (closed && !stream.source) return tell_closed(id, stream);
   tell_broken(id, stream, closed);
-}
-
-void Relays::close_if_idle(Stream& stream) {
-  if (!stream.source && !stream.sink) stream.fd.reset();
 }
 
 bool Relays::takes(FrameType type) {
@@ -217,14 +224,11 @@ void Relays::take(FrameType type, std::span<const std::byte> body) {
       break;
     }
     case FrameType::relay_broken:
-      stop_reading(stream, head.position == kShut);
-      give_back(head.stream, stream, bytes);
+      take_broken(head.stream, stream, head.position == kShut, bytes);
       break;
     case FrameType::relay_closed:
       if (head.position != stream.received) refuse(type, "bytes are missing");
-      stop_reading(stream, false);
-      stream.ended = stream.closed = true;
-      if (stream.sink) write_sink(head.stream, stream);
+      take_closed(head.stream, stream, !bytes.empty() && bytes[0] == std::byte{kReset});
       break;
     default:
       refuse(type, "it is none of a relay");
@@ -275,10 +279,9 @@ bool Relays::terminal_is_behind() const {
 
 bool Relays::all_closed() const {
   for (const auto& [id, stream] : streams_) {
-    const bool answer_due = stream.asked && !stream.sink;
-    if (stream.fd || answer_due) return false;
+    if (stream.fd) return false;
   }
-  return true;
+  return !awaits_answer();
 }
 
 }  // namespace rfork::session

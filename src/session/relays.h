@@ -72,6 +72,12 @@ class Relays {
   /// them. Gives how long to wait until the next look, in ms; -1: there is none to be taken.
   int look_who_shares();
 
+  /// Whether something waits to be read by who has the other end, before that may see its end. To
+  /// be asked again: nobody tells of it.
+  bool look_whether_read();
+
+  /// Whether something was asked for that nobody here reads any more: it will be given back.
+  bool awaits_answer() const;
   /// Bytes that came and have not been written yet.
   bool has_undelivered() const;
   /// Some of them for a terminal: what others write there later must stand behind them.
@@ -86,6 +92,7 @@ class Relays {
     UniqueFd fd;
     bool socket = false;
     bool terminal = false;
+    bool tcp = false;    ///< a socket whose connection may be reset
     size_t at_once = 0;  ///< bytes that a blocking `fd` takes when it is ready; 0: it doesn't block
     // From here to there.
     bool source = false;
@@ -95,6 +102,9 @@ class Relays {
     std::optional<OtherHolders> others;
     Clock::time_point look_at;
     std::chrono::milliseconds look_pause{};
+    bool lent = false;       ///< the other side has bytes of it that it may give back
+    bool was_reset = false;  ///< the connection
+    bool discards = false;  ///< what comes: its reader on the other side was reset, and will say so
     uint64_t sent = 0, acknowledged = 0;
     // From there to here.
     bool sink = false;
@@ -108,6 +118,7 @@ class Relays {
     uint64_t received = 0, written = 0, reported = 0;
     bool ended = false;   ///< nothing comes behind `received`
     bool closed = false;  ///< by the last who had it there; `ended` too
+    bool resets = false;  ///< as the other side's connection was: at the end
   };
 
   void read_source(uint32_t id, Stream& stream);
@@ -125,6 +136,10 @@ class Relays {
   void break_sink(uint32_t id, Stream& stream);
   void tell_closed(uint32_t id, Stream& stream);
   bool other_end_closed(uint32_t id, const Stream& stream) const;
+  void take_broken(uint32_t id, Stream& stream, bool shut, std::span<const std::byte> bytes);
+  void take_closed(uint32_t id, Stream& stream, bool reset);
+  bool forgets(const Stream& stream) const;
+  static bool may_come_back(const Stream& stream);
   void close_if_idle(Stream& stream);
   bool may_read(const Stream& stream) const;
   static size_t whole_at_once(Stream& stream, std::span<const std::byte> bytes);

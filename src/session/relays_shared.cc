@@ -58,7 +58,29 @@ void Relays::read_wanted(uint32_t id, Stream& stream, size_t bytes) {
   if (!stream.others) stream.on_demand = false;
   const uint64_t before = stream.sent;
   if (stream.on_demand) read_some(id, stream, bytes);
+  if (stream.sent > before && !stream.socket) stream.lent = true;
   if (stream.source && stream.sent == before) pump_.put(FrameType::relay, encode_head(id, before));
+}
+
+/// What was taken from others who read the same pipe, and isn't read yet.
+bool Relays::may_come_back(const Stream& stream) {
+  return stream.shared && is_pipe(stream.fd.get()) && session::has_unread(stream.fd.get());
+}
+
+bool Relays::awaits_answer() const {
+  return std::ranges::any_of(
+      streams_, [](const auto& entry) { return entry.second.asked && !entry.second.sink; });
+}
+
+bool Relays::look_whether_read() {
+  bool waits = false;
+  for (auto& [id, stream] : streams_) {
+    if (!stream.sink || !stream.ended || !stream.shared || !stream.pending.empty()) continue;
+    write_sink(id, stream);
+    close_if_idle(stream);
+    waits = waits || stream.sink;
+  }
+  return waits;
 }
 
 std::vector<uint32_t> Relays::unwanted() const {

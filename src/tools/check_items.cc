@@ -179,7 +179,9 @@ void Items::add_description(const Description& description, std::vector<int> des
       return add(Fate::changed, fmt::format("{} becomes {}", path, stands_in(descriptors)),
                  std::move(descriptors));
     case Kind::relay:
-      return add(Fate::relayed, path, std::move(descriptors));
+      return add(Fate::relayed,
+                 description.socket ? visible(image::socket_words(*description.socket)) : path,
+                 std::move(descriptors));
     case Kind::contents: {
       const Object* object =
           description.object ? image::find_id(snapshot_.objects, *description.object) : nullptr;

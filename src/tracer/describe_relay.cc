@@ -8,6 +8,7 @@
 #include <span>
 
 #include "tracer/describe_fd.h"
+#include "tracer/sockets.h"
 
 namespace rfork::tracer {
 
@@ -94,6 +95,9 @@ bool describe_relay(Inventory& inventory, const InventoryInput& input, const Ope
     description.capacity = static_cast<uint64_t>(std::max(::fcntl(own.get(), F_GETPIPE_SZ), 0));
     description.other = relayed_already(inventory, open);
     if (description.other != 0) return true;
+  }
+  if (*relay == Description::RelayType::socket) {
+    description.socket = describe_relayed_socket(own.get());
   }
   inventory.relays.emplace(description.id, std::move(own));
   return true;

@@ -244,7 +244,8 @@ std::vector<OpenSocket> named_sockets(const Inventory& inventory) {
   for (const image::Descriptor& descriptor : inventory.descriptors) {
     const Description* const description =
         image::find_id(inventory.descriptions, descriptor.description);
-    if (description == nullptr || !description->socket || description->other != 0) continue;
+    if (description == nullptr || description->kind != Description::Kind::socket) continue;
+    if (!description->socket || description->other != 0) continue;
     // Of a closed connection the name may be another.
     const bool internet = description->socket->family != AF_UNIX;
     if (internet && description->socket->connected && description->socket->peer_gone) continue;

@@ -111,13 +111,20 @@ Bytes option_value(int fd, const SocketOptionKind& kind, Bytes value) {
 bool has_level(const image::Socket& socket, int level) {
   const bool internet = socket.family == AF_INET || socket.family == AF_INET6;
   switch (level) {
-    case SOL_SOCKET: return true;
-    case SOL_NETLINK: return socket.family == AF_NETLINK;
-    case SOL_PACKET: return socket.family == AF_PACKET;
-    case IPPROTO_IPV6: return socket.family == AF_INET6;
-    case IPPROTO_TCP: return internet && socket.type == SOCK_STREAM;
-    case IPPROTO_UDP: return internet && socket.type == SOCK_DGRAM;
-    default: return internet;
+    case SOL_SOCKET:
+      return true;
+    case SOL_NETLINK:
+      return socket.family == AF_NETLINK;
+    case SOL_PACKET:
+      return socket.family == AF_PACKET;
+    case IPPROTO_IPV6:
+      return socket.family == AF_INET6;
+    case IPPROTO_TCP:
+      return internet && socket.type == SOCK_STREAM;
+    case IPPROTO_UDP:
+      return internet && socket.type == SOCK_DGRAM;
+    default:
+      return internet;
   }
 }
 
@@ -146,6 +153,18 @@ void leave_out_of_tcp(bool connected, std::vector<image::SocketOption>& options)
   };
   std::erase_if(options, [&](const image::SocketOption& option) {
     return is_in(kMeaningless, option.name) || (connected && is_in(kOfConnection, option.name));
+  });
+}
+
+/// What concerns the way to another host, and not the program that reads and writes.
+void leave_out_of_relay(std::vector<image::SocketOption>& options) {
+  constexpr std::array kOfTheWay{"SO_BINDTODEVICE",    "SO_MARK",     "SO_DONTROUTE",
+                                 "SO_MAX_PACING_RATE", "SO_TXTIME",   "SO_INCOMING_CPU",
+                                 "TCP_CONGESTION",     "TCP_TX_DELAY"};
+  std::erase_if(options, [&](const image::SocketOption& option) {
+    const int level = image::find_socket_option(option.name)->level;
+    const bool of_program = level == SOL_SOCKET || level == IPPROTO_TCP;
+    return !of_program || std::ranges::find(kOfTheWay, option.name) != kOfTheWay.end();
   });
 }
 
@@ -301,6 +320,17 @@ std::optional<Socket> describe_socket(int fd, pid_t pid, bool linked) {
   socket.error = ::poll(&state, 1, 0) == 1 && (state.revents & POLLERR) != 0;
   const bool raw = socket.family != AF_NETLINK && socket.type == SOCK_RAW;
   if (raw || socket.family == AF_PACKET) socket.left = memory_queued(fd);
+  return socket;
+}
+
+Socket describe_relayed_socket(int fd) {
+  Socket socket = kind_of(fd);
+  socket.name = own_name(fd);
+  socket.peer = peer_name(fd);
+  socket.interface = interface_of_name(fd, socket);
+  socket.options = ask_options(fd, socket);
+  if (is_tcp(socket)) leave_out_of_tcp(true, socket.options);
+  leave_out_of_relay(socket.options);
   return socket;
 }
 

@@ -18,6 +18,10 @@ namespace rfork::tracer {
 /// is elsewhere. `linked`: it is a TCP connection whose other end is known.
 std::optional<image::Socket> describe_socket(int fd, pid_t pid, bool linked = false);
 
+/// Of a connection whose other end is elsewhere: its addresses, and those options that aren't about
+/// how its packets go.
+image::Socket describe_relayed_socket(int fd);
+
 /// "TCP at 10.0.0.2:4711, to 10.0.0.1:80", of any socket. Empty if nothing is known of it.
 std::string socket_in_words(int fd);
 

@@ -4,6 +4,8 @@
  * "ok", or what is wrong. */
 #include <rfork/rfork.h>
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -342,7 +344,9 @@ static void test_end(void) {
     }
     close(ends[1]);
     expect_exit(child, 3);
-    CHECK(read(ends[0], word, sizeof word) == 6);
+    const ssize_t n = read(ends[0], word, sizeof word);
+    if (n != 6) printf("child %d, %d bytes\n", i, (int)n);
+    CHECK(n == 6);
     CHECK(read(ends[0], word, sizeof word) == 0);
     close(ends[0]);
   }
@@ -436,6 +440,226 @@ static void test_pipe_size(void) {
   expect_exit(child, 3);
 }
 
+/* Both ends of a TCP connection. */
+static void connect_tcp(int family, int* ours, int* theirs) {
+  struct sockaddr_storage name;
+  socklen_t size = sizeof name;
+  const int listening = socket(family, SOCK_STREAM, 0);
+  memset(&name, 0, sizeof name);
+  name.ss_family = (sa_family_t)family;
+  if (family == AF_INET) ((struct sockaddr_in*)&name)->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  if (family == AF_INET6) ((struct sockaddr_in6*)&name)->sin6_addr = in6addr_loopback;
+  CHECK(bind(listening, (struct sockaddr*)&name,
+             family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6)) == 0);
+  CHECK(listen(listening, 1) == 0);
+  CHECK(getsockname(listening, (struct sockaddr*)&name, &size) == 0);
+  *ours = socket(family, SOCK_STREAM, 0);
+  CHECK(connect(*ours, (struct sockaddr*)&name, size) == 0);
+  *theirs = accept(listening, NULL, NULL);
+  CHECK(*theirs >= 0);
+  close(listening);
+}
+
+static int number_of(int fd, int level, int option) {
+  int value = 0;
+  socklen_t size = sizeof value;
+  CHECK(getsockopt(fd, level, option, &value, &size) == 0);
+  return value;
+}
+
+/* What is asked of a connection: it is one of TCP, with the options it had, and takes new ones. */
+static void test_tcp_options(void) {
+  static const int families[] = {AF_INET, AF_INET6};
+  size_t i;
+  for (i = 0; i < 2; ++i) {
+    int ours, theirs, on = 1, idle = 77;
+    char letter;
+    struct timeval wait = {0, 250000}, asked;
+    socklen_t size = sizeof asked;
+    struct sockaddr_storage name;
+    socklen_t name_size = sizeof name;
+    connect_tcp(families[i], &ours, &theirs);
+    CHECK(setsockopt(theirs, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) == 0);
+    CHECK(setsockopt(theirs, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) == 0);
+    CHECK(setsockopt(theirs, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle) == 0);
+    CHECK(setsockopt(theirs, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait) == 0);
+    const pid_t child = make_child();
+    if (child == 0) {
+      close(ours);
+      CHECK(number_of(theirs, SOL_SOCKET, SO_DOMAIN) == families[i]);
+      CHECK(number_of(theirs, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP);
+      CHECK(getpeername(theirs, (struct sockaddr*)&name, &name_size) == 0);
+      CHECK(name.ss_family == families[i]);
+      CHECK(number_of(theirs, IPPROTO_TCP, TCP_NODELAY) == 1);
+      CHECK(number_of(theirs, SOL_SOCKET, SO_KEEPALIVE) == 1);
+      CHECK(number_of(theirs, IPPROTO_TCP, TCP_KEEPIDLE) == idle);
+      CHECK(getsockopt(theirs, SOL_SOCKET, SO_RCVTIMEO, &asked, &size) == 0);
+      CHECK(asked.tv_sec == 0 && asked.tv_usec >= wait.tv_usec && asked.tv_usec < 300000);
+      CHECK(recv(theirs, &letter, 1, 0) == -1 && errno == EAGAIN);
+      CHECK(setsockopt(theirs, IPPROTO_TCP, TCP_CORK, &on, sizeof on) == 0);
+      CHECK(send(theirs, "x", 1, 0) == 1);
+      on = 0;
+      CHECK(setsockopt(theirs, IPPROTO_TCP, TCP_CORK, &on, sizeof on) == 0);
+      _exit(3);
+    }
+    close(theirs);
+    CHECK(recv(ours, &letter, 1, 0) == 1 && letter == 'x');
+    CHECK(recv(ours, &letter, 1, 0) == 0);
+    expect_exit(child, 3);
+    close(ours);
+  }
+}
+
+static char big[3 << 20];
+
+static void fill_big(void) {
+  size_t i;
+  for (i = 0; i < sizeof big; ++i) big[i] = (char)(i * 2654435761u >> 13);
+}
+
+static void check_big(int fd) {
+  static char got[sizeof big];
+  CHECK(read_all(fd, got, sizeof got) == (ssize_t)sizeof got && memcmp(got, big, sizeof got) == 0);
+}
+
+static void write_big(int fd) {
+  size_t done = 0;
+  while (done < sizeof big) {
+    const ssize_t n = write(fd, big + done, sizeof big - done);
+    CHECK(n > 0);
+    done += (size_t)n;
+  }
+}
+
+/* One direction ends, the other goes on. */
+static void test_tcp_halves(void) {
+  int ours, theirs;
+  char letter;
+  fill_big();
+  connect_tcp(AF_INET, &ours, &theirs);
+  const pid_t child = make_child();
+  if (child == 0) {
+    close(ours);
+    check_big(theirs);
+    CHECK(read(theirs, &letter, 1) == 0);
+    CHECK((events_of(theirs, POLLRDHUP, 0) & (POLLRDHUP | POLLHUP)) == POLLRDHUP);
+    write_big(theirs);
+    CHECK(shutdown(theirs, SHUT_WR) == 0);
+    CHECK((events_of(theirs, 0, 5000) & POLLHUP) != 0);
+    _exit(3);
+  }
+  close(theirs);
+  write_big(ours);
+  CHECK(shutdown(ours, SHUT_WR) == 0);
+  check_big(ours);
+  CHECK(read(ours, &letter, 1) == 0);
+  expect_exit(child, 3);
+  close(ours);
+}
+
+static void close_by_reset(int fd) {
+  const struct linger at_once = {1, 0};
+  CHECK(setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once) == 0);
+  close(fd);
+}
+
+/* The other end is reset: what it had sent is read, and then it is no end of file. */
+static void test_tcp_reset(void) {
+  static char got[100000];
+  int ours, theirs, i;
+  for (i = 0; i < 2; ++i) {
+    connect_tcp(AF_INET, &ours, &theirs);
+    CHECK(write(ours, big, sizeof got) == (ssize_t)sizeof got);
+    const pid_t child = make_child();
+    if (child == 0) {
+      close(ours);
+      pause_ms(i == 0 ? 0 : 300);
+      CHECK(read_all(theirs, got, sizeof got) == (ssize_t)sizeof got);
+      CHECK(read(theirs, got, 1) == -1 && errno == ECONNRESET);
+      CHECK(read(theirs, got, 1) == 0);
+      CHECK(write(theirs, "x", 1) == -1 && errno == EPIPE);
+      _exit(3);
+    }
+    close(theirs);
+    pause_ms(150);
+    close_by_reset(ours);
+    expect_exit(child, 3);
+  }
+}
+
+/* A child writes to one that was reset: it learns of it, however much it writes and doesn't read.
+ */
+static void test_tcp_reset_writer(void) {
+  int ours, theirs;
+  char letter;
+  connect_tcp(AF_INET, &ours, &theirs);
+  CHECK(write(ours, big, 50000) == 50000);
+  const pid_t child = make_child();
+  if (child == 0) {
+    ssize_t n = 0, all = 0;
+    close(ours);
+    while ((n = write(theirs, big, sizeof big)) > 0) all += n;
+    CHECK(n == -1 && (errno == ECONNRESET || errno == EPIPE));
+    CHECK(all > 0);
+    _exit(3);
+  }
+  close(theirs);
+  CHECK(read(ours, &letter, 1) == 1);
+  close(ours); /* with bytes that nobody has read */
+  expect_exit(child, 3);
+}
+
+/* A child is reset, by its own wish or since it doesn't read what has come. */
+static void test_tcp_reset_child(void) {
+  int ours, theirs, i;
+  char got[8];
+  for (i = 0; i < 3; ++i) {
+    connect_tcp(AF_INET, &ours, &theirs);
+    const pid_t child = make_child();
+    if (child == 0) {
+      close(ours);
+      if (i > 0) CHECK(events_of(theirs, POLLIN, 5000) == POLLIN);
+      CHECK(write(theirs, "last", 4) == 4);
+      pause_ms(200);
+      if (i == 0) close_by_reset(theirs);
+      if (i == 1) close(theirs);
+      if (i == 2) raise(SIGKILL);
+      _exit(3);
+    }
+    close(theirs);
+    if (i > 0) CHECK(write(ours, "unread", 6) == 6);
+    CHECK(read_all(ours, got, 4) == 4 && memcmp(got, "last", 4) == 0);
+    CHECK(read(ours, got, 1) == -1 && errno == ECONNRESET);
+    if (i < 2)
+      expect_exit(child, 3);
+    else
+      CHECK(waitpid(child, NULL, 0) == child);
+    close(ours);
+  }
+}
+
+/* The parent has it too: what the child does with its own is none of a reset. */
+static void test_tcp_shared(void) {
+  int ours, theirs;
+  char got[8];
+  connect_tcp(AF_INET, &ours, &theirs);
+  const pid_t child = make_child();
+  if (child == 0) {
+    close(ours);
+    CHECK(write(theirs, "child", 5) == 5);
+    close(theirs);
+    _exit(3);
+  }
+  CHECK(read_all(ours, got, 5) == 5 && memcmp(got, "child", 5) == 0);
+  expect_exit(child, 3);
+  pause_ms(200);
+  CHECK(events_of(ours, POLLIN | POLLRDHUP, 0) == 0);
+  CHECK(write(ours, "a", 1) == 1 && read(theirs, got, 1) == 1);
+  CHECK(write(theirs, "b", 1) == 1 && read(ours, got, 1) == 1);
+  close(ours);
+  close(theirs);
+}
+
 int main(int argc, char** argv) {
   static const struct {
     const char* name;
@@ -451,7 +675,13 @@ int main(int argc, char** argv) {
                {"end", test_end},
                {"lines", test_lines},
                {"order", test_order},
-               {"pipe-size", test_pipe_size}};
+               {"pipe-size", test_pipe_size},
+               {"tcp-options", test_tcp_options},
+               {"tcp-halves", test_tcp_halves},
+               {"tcp-reset", test_tcp_reset},
+               {"tcp-reset-writer", test_tcp_reset_writer},
+               {"tcp-reset-child", test_tcp_reset_child},
+               {"tcp-shared", test_tcp_shared}};
   size_t i;
   if (argc != 4) return 2;
   host = argv[3];
