@@ -140,7 +140,9 @@ std::vector<image::Thread> sketch_threads(pid_t pid) {
 
 }  // namespace
 
-Examination look_at(pid_t pid, const Options& options) {
+namespace {
+
+Examination look_at_living(pid_t pid, const Options& options) {
   refuse_what_has_no_memory(pid);
   refuse_what_may_not_be_read(pid);
   refuse_what_is_not_64_bit(pid);
@@ -167,6 +169,7 @@ Examination look_at(pid_t pid, const Options& options) {
   if (!options.drop_timers) timers = list_timers(pid);
   find_process_obstacles(pid, inventory->obstacles);
   find_thread_obstacles(pid, inventory->obstacles);
+  if (!options.drop_attributes) find_parent_obstacles(pid, inventory->obstacles);
   find_seccomp_obstacles(pid, inventory->obstacles);
   find_timer_obstacles(timers, tids, inventory->obstacles);
   if (!options.drop_ipc) find_sysv_obstacles(pid, inventory->obstacles);
@@ -215,6 +218,18 @@ Examination look_at(pid_t pid, const Options& options) {
   inventory->relays.clear();
   result.inventory = std::move(inventory);
   return result;
+}
+
+}  // namespace
+
+/// What /proc says of a process that is ending has many forms.
+Examination look_at(pid_t pid, const Options& options) {
+  try {
+    return look_at_living(pid, options);
+  } catch (const Error&) {
+    if (is_ending(fmt::format("/proc/{}/", pid))) throw ProcessGone(pid);
+    throw;
+  }
 }
 
 Examination examine(pid_t pid, const Options& options) {

@@ -118,7 +118,8 @@ InjectionSite::InjectionSite(pid_t tid, const ProcessMemory& memory, const Range
     : host_(host), read_only_(std::move(read_only)) {
   if (vdso.size() < 2 * kSize) {
     throw Refusal(Failure::cannot_trace, fmt::format("process {} has no vDSO", memory.pid()),
-                  "boot the host without vdso=0");
+                  "a program that has unmapped it can't be carried; a host without one was booted "
+                  "with vdso=0");
   }
   address_ = find_place(memory, vdso);
   memory.read(address_, std::as_writable_bytes(std::span(before_)));

@@ -1,5 +1,6 @@
 #include "tracer/shared_by_threads.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/kcmp.h>
 #include <sys/syscall.h>
@@ -11,6 +12,7 @@
 #include <utility>
 
 #include "base/io.h"
+#include "tracer/proc_text.h"
 #include "tracer/process_state.h"
 
 namespace rfork::tracer {
@@ -58,6 +60,24 @@ void find_thread_obstacles(pid_t pid, std::vector<Reason>& obstacles) {
         add(fmt::format("a {} namespace", kNamespaces[i].second));
       }
     }
+  }
+}
+
+void find_parent_obstacles(pid_t pid, std::vector<Reason>& obstacles) {
+  const auto text = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/status", pid));
+  if (!text) return;
+  const auto status = parse_status(*text);
+  const auto found = status.find("PPid");
+  const pid_t parent = found == status.end() ? 0 : std::stoi(found->second);
+  if (parent == 0) return;
+  constexpr std::array kShared{std::pair{KCMP_VM, "memory"}, std::pair{KCMP_FILES, "descriptors"},
+                               std::pair{KCMP_FS, "working directory, root and umask"}};
+  for (const auto& [what, words] : kShared) {
+    if (::syscall(SYS_kcmp, pid, parent, what, 0, 0) != 0) continue;
+    obstacles.push_back(
+        {fmt::format("process {} shares its {} with process {}, which doesn't come along", pid,
+                     words, parent),
+         "--drop-attributes goes on with its own"});
   }
 }
 

@@ -317,6 +317,8 @@ UNCARRIED = {"dispatch": ("PR_SET_SYSCALL_USER_DISPATCH", False), "landlock": ("
              "descriptors": ("has descriptors of its own", False),
              "directory": ("has a working directory, root and umask of its own", False),
              "segments": ("modify_ldt(2)", True), "cpuid": ("ARCH_SET_CPUID", True),
+             "shared-memory": ("shares its memory with process", True),
+             "shared-descriptors": ("shares its descriptors with process", True),
              "full-stack": ("below its stack pointer", False)}
 
 

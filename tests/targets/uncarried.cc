@@ -11,6 +11,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -120,6 +121,24 @@ void with_full_stack() {
   sleeper.join();
 }
 
+int be_child(void*) {
+  run_until_go();
+  target::finish();
+}
+
+/// A child that shares something with this process, its parent, which ends as it does.
+void with_parent(int shared) {
+  constexpr size_t kStack = 64 * kPage;
+  auto* const stack = static_cast<char*>(
+      mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  EXPECT(stack != MAP_FAILED);
+  const pid_t child = MUST(clone(be_child, stack + kStack, shared | SIGCHLD, nullptr));
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -139,6 +158,10 @@ int main(int argc, char** argv) {
     with_faulting_cpuid();
   } else if (kind == "full-stack") {
     with_full_stack();
+  } else if (kind == "shared-memory") {
+    with_parent(CLONE_VM);
+  } else if (kind == "shared-descriptors") {
+    with_parent(CLONE_FILES);
   } else {
     target::fail("no such kind: %s", kind.c_str());
   }
