@@ -149,21 +149,22 @@ void add_scheduling(PlanWriter& plan, const Attributes& attributes, const image:
     plan.try_call(SYS_prctl, {PR_SET_TIMERSLACK, thread.settings.timer_slack_ns, 0, 0, 0},
                   "PR_SET_TIMERSLACK");
   }
-  // A value that only this process's own stands in the way of isn't worth a refusal.
-  set(plan, attributes.lenient || thread.nice >= 0, SYS_setpriority,
-      {PRIO_PROCESS, 0, static_cast<uint64_t>(int64_t{thread.nice})},
-      fmt::format("setpriority of thread {} to {}", thread.tid, thread.nice));
   const image::Scheduling& wanted = thread.scheduling;
   if (wanted.policy != SCHED_OTHER || wanted.flags != 0 || wanted.runtime_ns != 0 ||
       ::sched_getscheduler(0) != SCHED_OTHER) {
+    const int nice = std::max(thread.nice, ::getpriority(PRIO_PROCESS, 0));
     const image::SchedulingAttributes value{
         sizeof value,       static_cast<uint32_t>(wanted.policy),
-        wanted.flags,       thread.nice,
+        wanted.flags,       nice,
         wanted.priority,    wanted.runtime_ns,
         wanted.deadline_ns, wanted.period_ns};
     set(plan, attributes.lenient, SYS_sched_setattr, {0, plan.value(value), 0},
         fmt::format("sched_setattr of thread {} (policy {})", thread.tid, wanted.policy));
   }
+  // A value that only this process's own stands in the way of isn't worth a refusal.
+  set(plan, attributes.lenient || thread.nice >= 0, SYS_setpriority,
+      {PRIO_PROCESS, 0, static_cast<uint64_t>(int64_t{thread.nice})},
+      fmt::format("setpriority of thread {} to {}", thread.tid, thread.nice));
   if (thread.io_priority != 0) {
     set(plan, attributes.lenient, SYS_ioprio_set,
         {image::kIoWhoProcess, 0, static_cast<uint64_t>(thread.io_priority)},
