@@ -1,8 +1,9 @@
 #!/usr/bin/python3
-"""What needs a privilege that the restorer lacks: attributes.py refused|dropped|groups
+"""What needs a privilege that the restorer lacks: attributes.py refused|dropped|niced|groups
 
 Root's process with real-time threads and the like, restored by an ordinary user: refused by name; with
 --drop-attributes, of either side, it goes on without, and that is said.
+niced:  by a rfork-run of a lower priority
 groups: so are fanotify groups of mounts and file systems, by a daemon before the process is touched
 """
 
@@ -74,5 +75,21 @@ def goes_on(world, image, *options):
     os.kill(result["pid"], 9)
 
 
+def niced(world):
+    """Whom only rfork-run's own nice value stands in the way keeps that, whatever its policy."""
+    code = ("import os, time\nos.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))\n"
+            "print('ready', flush=True)\nwhile not os.path.exists('go'): time.sleep(0.01)\n"
+            "print(os.sched_getscheduler(0) == os.SCHED_BATCH, os.nice(0), flush=True)\n")
+    program = world.start([*AS_USER, "/usr/bin/python3", "-c", code])
+    expect(program.line() == "ready", "ready")
+    image = world.folder / "image.rfork"
+    world.trace(program.pid, "-o", image).expect(0)
+    image.chmod(0o644)
+    world.folder.chmod(0o755)
+    world.go()
+    world.run(["nice", "-n", "10", *AS_USER, world.program("rfork-run"), image]).expect(0, out="True 10\n")
+    program.wait().expect(0, out="True 0\n")
+
+
 if __name__ == "__main__":
-    harness.main({"refused": refused, "dropped": dropped, "groups": groups}[sys.argv[1]])
+    harness.main({"refused": refused, "dropped": dropped, "niced": niced, "groups": groups}[sys.argv[1]])
