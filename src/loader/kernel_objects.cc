@@ -153,7 +153,7 @@ void arm_timer(PlanWriter& plan, int fd, const image::FileTimer& timer, int64_t 
     if (timer.ticks == 0) return;
     plan.try_call(SYS_ioctl, {number, kSetTicks, plan.value(timer.ticks)}, "set expirations");
   };
-  // A periodic timer that has expired stands still until that is read: then one period from now.
+  // Of an image of old, which tells of a periodic timer that has expired only that.
   const int64_t rest = timer.value_ns == 0 && timer.ticks > 0 ? timer.interval_ns : timer.value_ns;
   if (rest == 0) return set_ticks();
   // A moment of the calendar stays one; of the other clocks, which go on where they were, the rest.

@@ -1,7 +1,10 @@
 #include "tracer/kernel_objects.h"
 
+#include <fcntl.h>
+#include <fmt/format.h>
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "base/io.h"
 #include "tracer/inventory.h"
 #include "tracer/proc_text.h"
 
@@ -66,7 +70,22 @@ int64_t time_of(const std::string& info, std::string_view key) {
   return seconds * kSecond + nanoseconds;
 }
 
-void describe_timerfd(const std::string& info, Description& description) {
+// fdinfo counts only the first expiration of a periodic timer that nobody reads: a read adds the
+// others. timerfd_gettime(2) does too (fs/timerfd.c: do_timerfd_gettime), and then fdinfo has all.
+std::string counted(const KernelObject& object) {
+  const std::string& info = object.info;
+  if (!object.stopped || number_of(info, "ticks", 10) == 0 || time_of(info, "it_interval") == 0) {
+    return info;
+  }
+  const UniqueFd own = duplicate_descriptor(object.pid, object.fd);
+  itimerspec rest{};
+  if (!own || ::timerfd_gettime(own.get(), &rest) != 0) return info;
+  return try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/fdinfo/{}", object.pid, object.fd))
+      .value_or(info);
+}
+
+void describe_timerfd(const KernelObject& object, Description& description) {
+  const std::string info = counted(object);
   description.kind = Description::Kind::timerfd;
   description.timer.clock = static_cast<int32_t>(number_of(info, "clockid", 10));
   description.timer.flags = static_cast<int32_t>(number_of(info, "settime flags", 8));
@@ -116,7 +135,7 @@ bool describe_kernel_object(const KernelObject& object, Description& description
     description.kind = Description::Kind::signalfd;
     description.signal_mask = number_of(object.info, "sigmask", 16);
   } else if (object.path == "anon_inode:[timerfd]") {
-    describe_timerfd(object.info, description);
+    describe_timerfd(object, description);
   } else if (object.path == "anon_inode:[eventpoll]") {
     describe_epoll(object, description);
   } else {

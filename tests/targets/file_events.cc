@@ -101,6 +101,7 @@ struct Timers {
   int periodic = MUST(timerfd_create(CLOCK_BOOTTIME, 0));
   int moment = MUST(timerfd_create(CLOCK_REALTIME, 0));
   int disarmed = MUST(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK));
+  int unread = MUST(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK));
   timespec due;
 
   Timers() {
@@ -112,6 +113,9 @@ struct Timers {
     const itimerspec calendar{{0, 0}, due};
     MUST(timerfd_settime(moment, TFD_TIMER_ABSTIME, &calendar, nullptr));
     while (!readable(periodic)) usleep(1000);
+    const itimerspec quick{{0, 5'000'000}, {0, 5'000'000}};
+    MUST(timerfd_settime(unread, 0, &quick, nullptr));
+    usleep(60'000);
   }
 
   void check() {
@@ -128,6 +132,8 @@ struct Timers {
     EXPECT_EQ(rest.it_value.tv_sec + rest.it_value.tv_nsec, 0);
     EXPECT(read_count(periodic) >= 1);
     EXPECT(read_count(periodic) >= 1);  // and it goes on
+    EXPECT(read_count(unread) >= 11);
+    while (!readable(unread)) usleep(1000);
     const itimerspec soon{{0, 0}, {0, 10'000'000}};
     MUST(timerfd_settime(disarmed, 0, &soon, nullptr));
     EXPECT(readable(disarmed, 5000));
