@@ -41,20 +41,51 @@ bool is_stateless_device(const struct stat& status) {
          number == 9;  // Documentation/admin-guide/devices.txt
 }
 
+// A watch of an epoll instance, by the number that it was made with: of several with the same one
+// the `index`th.
+struct WatchSlot {
+  pid_t pid = 0;
+  int epoll = 0;
+  int32_t fd = 0;
+  uint32_t index = 0;
+
+  // Whether descriptor `other` is of the file that is watched.
+  bool leads_to(int other) const {
+    kcmp_epoll_slot slot{static_cast<uint32_t>(epoll), static_cast<uint32_t>(fd), index};
+    return ::syscall(SYS_kcmp, pid, pid, KCMP_EPOLL_TFD, other, &slot) == 0;
+  }
+};
+
 // An epoll instance goes on with the files that it was told of, whatever became of their numbers.
-// It can be made again only while the numbers still lead there.
-bool watches_what_it_names(Inventory& inventory, pid_t pid, const OpenFd& open,
-                           const Description& description) {
-  for (const image::EpollWatch& watch : description.watches) {
-    kcmp_epoll_slot slot{static_cast<uint32_t>(open.fd), static_cast<uint32_t>(watch.fd), 0};
-    if (::syscall(SYS_kcmp, pid, pid, KCMP_EPOLL_TFD, watch.fd, &slot) == 0) continue;
-    inventory.obstacles.push_back(
-        {fmt::format(
-             "descriptor {} is an epoll instance that watches what was descriptor {}, which "
-             "is closed or another one by now",
-             open.fd, watch.fd),
-         fmt::format("--drop-fd {} goes on without it", open.fd)});
-    return false;
+// Where one leads elsewhere, another of the same open file stands for it.
+bool name_watches(Inventory& inventory, const InventoryInput& input, const OpenFd& open,
+                  Description& description) {
+  std::set<int> used;
+  std::map<int32_t, uint32_t> indices;
+  std::vector<std::pair<image::EpollWatch*, WatchSlot>> lost;
+  for (image::EpollWatch& watch : description.watches) {
+    const WatchSlot slot{input.pid, open.fd, watch.fd, indices[watch.fd]++};
+    if (slot.leads_to(watch.fd)) {
+      used.insert(watch.fd);
+    } else {
+      lost.emplace_back(&watch, slot);
+    }
+  }
+  for (auto& [watch, slot] : lost) {
+    const std::vector<int> fds = list_fds(input.pid);
+    const auto other = std::ranges::find_if(fds, [&, &slot = slot](int fd) {
+      return !used.contains(fd) && !input.drop_fds.contains(fd) && slot.leads_to(fd);
+    });
+    if (other == fds.end()) {
+      inventory.obstacles.push_back(
+          {fmt::format("descriptor {} is an epoll instance that watches what was descriptor {}, "
+                       "which is closed or another one by now",
+                       open.fd, watch->fd),
+           fmt::format("--drop-fd {} goes on without it", open.fd)});
+      return false;
+    }
+    used.insert(*other);
+    watch->fd = *other;
   }
   return true;
 }
@@ -146,7 +177,7 @@ bool describe(Inventory& inventory, const InventoryInput& input, const Owned& ow
   const mode_t type = open.status.st_mode;
   const bool stopped = input.earlier != nullptr;
   if (describe_kernel_object({input.pid, open.fd, open.path, open.info, stopped}, description)) {
-    return watches_what_it_names(inventory, input.pid, open, description);
+    return name_watches(inventory, input, open, description);
   }
   if (describe_bare_path(inventory, input, special(open), description)) return true;
   if (describe_own_pidfd(input.pid, special(open), description)) return true;

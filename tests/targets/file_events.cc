@@ -142,8 +142,20 @@ struct Timers {
 
 struct Watches {
   int outer = MUST(epoll_create1(EPOLL_CLOEXEC)), inner = MUST(epoll_create1(0));
+  int closed = MUST(epoll_create1(0)), left, full, writer;  // of what has another number by now
 
   Watches(const Events& events, const Pipes& pipes, int signals) {
+    int first[2], second[2];
+    MUST(pipe(first));
+    add(closed, first[0], EPOLLIN, 6);
+    left = MUST(fcntl(first[0], F_DUPFD, 300));
+    writer = first[1];
+    close(first[0]);
+    MUST(pipe(second));
+    EXPECT_EQ(second[0], first[0]);  // the same number
+    add(closed, second[0], EPOLLIN, 8);
+    full = MUST(dup(second[0]));
+    EXPECT_EQ(write(second[1], "x", 1), 1);
     add(inner, events.counter, EPOLLIN, 0x1122334455667788);
     add(inner, events.idle, EPOLLIN | EPOLLET, 5);
     add(outer, inner, EPOLLIN, 1);
@@ -171,6 +183,13 @@ struct Watches {
     epoll_event event{};
     EXPECT_EQ(epoll_ctl(outer, EPOLL_CTL_ADD, inner, &event), -1);
     EXPECT_EQ(errno, EEXIST);
+    EXPECT_EQ(ready(closed), 8);
+    EXPECT_EQ(write(writer, "x", 1), 1);
+    EXPECT_EQ(ready(closed), 6 | 8);
+    char byte;
+    EXPECT_EQ(read(full, &byte, 1), 1);
+    EXPECT_EQ(ready(closed), 6);
+    EXPECT_EQ(read(left, &byte, 1), 1);
   }
 };
 

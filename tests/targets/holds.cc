@@ -102,6 +102,25 @@ int open_object(const std::string& kind) {
   target::fail("no such kind: %s", kind.c_str());
 }
 
+// It stays open in there (SCM_RIGHTS), and its number is free.
+void send_descriptor(int socket, int fd) {
+  char byte = 'x';
+  iovec vector{&byte, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
+  msghdr message{};
+  message.msg_iov = &vector;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  cmsghdr* const rights = CMSG_FIRSTHDR(&message);
+  rights->cmsg_level = SOL_SOCKET;
+  rights->cmsg_type = SCM_RIGHTS;
+  rights->cmsg_len = CMSG_LEN(sizeof(int));
+  std::memcpy(CMSG_DATA(rights), &fd, sizeof(int));
+  EXPECT_EQ(sendmsg(socket, &message, 0), 1);
+  close(fd);
+}
+
 /// Hands a descriptor to a process that is nobody's child of ours, and ends with this one.
 void give_away(int theirs) {
   const pid_t child = MUST(fork());
@@ -201,33 +220,19 @@ int open_kind(const std::string& kind) {
   if (kind == "eventfd") return MUST(eventfd(0, 0));
   if (kind == "epoll") return MUST(epoll_create1(0));
   if (kind == "stale-epoll") {
-    // It watches a file whose number is another's by now.
-    const int epoll = MUST(epoll_create1(0)), watched = MUST(eventfd(0, 0)),
-              kept = MUST(dup(watched));
+    // It watches a file whose number is another's by now, and which has no other one.
+    const int epoll = MUST(epoll_create1(0)), watched = MUST(eventfd(0, 0));
     epoll_event event{};
     MUST(epoll_ctl(epoll, EPOLL_CTL_ADD, watched, &event));
-    MUST(dup2(MUST(eventfd(0, 0)), watched));
-    EXPECT(kept >= 0);
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+    send_descriptor(pair[0], watched);
+    EXPECT_EQ(MUST(eventfd(0, 0)), watched);  // the same number
     return epoll;
   }
   if (kind == "in-flight") {
     MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
     const int passed = MUST(epoll_create1(0));
-    char byte = 'x';
-    iovec vector{&byte, 1};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
-    msghdr message{};
-    message.msg_iov = &vector;
-    message.msg_iovlen = 1;
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    cmsghdr* const rights = CMSG_FIRSTHDR(&message);
-    rights->cmsg_level = SOL_SOCKET;
-    rights->cmsg_type = SCM_RIGHTS;
-    rights->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(rights), &passed, sizeof(int));
-    EXPECT_EQ(sendmsg(pair[0], &message, 0), 1);
-    close(passed);
+    send_descriptor(pair[0], passed);
     return pair[1];
   }
   if (kind == "timerfd") return MUST(timerfd_create(CLOCK_MONOTONIC, 0));
