@@ -22,9 +22,16 @@ class Fifos {
   /// An end, as the description has it. Empty, with a finding, when it can't be had.
   UniqueFd open(const image::Description& description);
   /// Closes what no description has.
-  void let_go() { both_.clear(); }
+  void let_go() { pipes_.clear(); }
 
  private:
+  struct Pipe {
+    UniqueFd own;  ///< open both ways, or for reading only; empty when it couldn't be had
+    std::map<uint32_t, UniqueFd> ends;  ///< by description
+  };
+
+  void open_ends(const image::Description& first, Pipe& pipe);
+  int access_to(const image::Description& first) const;
   UniqueFd make(const image::Description& first);
   UniqueFd make_removed(const image::Description& first);
   UniqueFd open_named(const image::Description& first);
@@ -32,7 +39,7 @@ class Fifos {
   const image::Snapshot& snapshot_;
   HostFiles& files_;
   Findings& findings_;
-  std::map<uint32_t, UniqueFd> both_;  ///< open both ways, by the description that has the contents
+  std::map<uint32_t, Pipe> pipes_;  ///< by the description that has the contents
 };
 
 }  // namespace rfork::loader

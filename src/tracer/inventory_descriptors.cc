@@ -276,7 +276,7 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
   const size_t numbered = firsts.size();
   refuse_shared_objects(inventory, input, shared_candidates(firsts));
   Owned owned(input);
-  owned.fifos.look_at(channel_ends(firsts), input.relay);
+  owned.fifos.look_at(channel_ends(firsts), input.relay, !input.forked);
   owned.terminals.look_at(channel_ends(firsts));
   const std::vector<UniqueFd> on_their_way = add_in_flight(firsts, index);
   const Finder find = [&](int fd) {

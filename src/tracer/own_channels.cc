@@ -43,16 +43,6 @@ std::set<ino_t> held_by_others(const std::set<ino_t>& inodes, const std::set<pid
   return held;
 }
 
-/// Whether no process has the other end of this pipe: pipe(7), poll(2). What the kernel doesn't say
-/// for sure isn't taken for it.
-bool other_end_closed(const ChannelEnd& end) {
-  const UniqueFd own = duplicate_descriptor(end.pid, end.fd);
-  if (!own) return false;
-  const short sign = (end.flags & O_ACCMODE) == O_RDONLY ? POLLHUP : POLLERR;
-  pollfd state{own.get(), 0, 0};
-  return ::poll(&state, 1, 0) == 1 && (state.revents & sign) != 0;
-}
-
 /// Whether it is a unix socket, as far as we may look.
 bool may_be_unix(const ChannelEnd& end) {
   const UniqueFd own = duplicate_descriptor(end.pid, end.fd);
@@ -82,6 +72,14 @@ std::map<ino_t, UnixSocket> ask_about(pid_t pid, const std::map<ino_t, ChannelEn
 }
 
 }  // namespace
+
+bool other_end_closed(const ChannelEnd& end) {
+  const UniqueFd own = duplicate_descriptor(end.pid, end.fd);
+  if (!own) return false;
+  const short sign = (end.flags & O_ACCMODE) == O_RDONLY ? POLLHUP : POLLERR;
+  pollfd state{own.get(), 0, 0};
+  return ::poll(&state, 1, 0) == 1 && (state.revents & sign) != 0;
+}
 
 // A read gives a page at most, and not more than a packet.
 std::vector<Bytes> peek_pipe(int fd) {

@@ -20,6 +20,9 @@ namespace rfork::tracer {
 /// A copy of what is in the pipe or FIFO `fd`, which stays there: of one in packet mode a packet
 /// each. Throws Error.
 std::vector<Bytes> peek_pipe(int fd);
+/// Whether nobody has the other end of this pipe or FIFO any more: pipe(7), poll(2). What the
+/// kernel doesn't say for sure isn't taken for it.
+bool other_end_closed(const ChannelEnd& end);
 
 class OwnChannels {
  public:

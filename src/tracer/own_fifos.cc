@@ -32,7 +32,7 @@ std::string name_of(pid_t pid, const ChannelEnd& end) {
 
 }  // namespace
 
-void OwnFifos::look_at(const std::vector<ChannelEnd>& ends, bool relay) {
+void OwnFifos::look_at(const std::vector<ChannelEnd>& ends, bool relay, bool closed_ends) {
   for (const ChannelEnd& end : ends) {
     if (!S_ISFIFO(end.status.st_mode) || (end.flags & O_PATH) != 0 ||
         !link_of(pid_, end.fd).starts_with('/')) {
@@ -42,10 +42,12 @@ void OwnFifos::look_at(const std::vector<ChannelEnd>& ends, bool relay) {
     const int access = end.flags & O_ACCMODE;
     fifo.read = fifo.read || access != O_WRONLY;
     fifo.written = fifo.written || access != O_RDONLY;
+    fifo.closed = fifo.closed || (relay && closed_ends && other_end_closed(end));
     if (fifo.first == 0) fifo.first = end.description;
   }
   std::erase_if(fifos_, [&](const auto& entry) {
-    return relay && !(entry.second.read && entry.second.written);
+    const Ends& fifo = entry.second;
+    return relay && !fifo.closed && !(fifo.read && fifo.written);
   });
   if (fifos_.empty()) return;
   for (const int pid : try_list_numbers("/proc").value_or(std::vector<int>())) {
@@ -76,6 +78,8 @@ void OwnFifos::describe(Inventory& inventory, const InventoryInput& input, const
     description.removed = false;
     description.file = add_file(inventory, input.earlier, named.get(), description.path);
   }
+  const bool reads = (end.flags & O_ACCMODE) == O_RDONLY;
+  description.count = reads && !fifo.written && !other_end_closed(end) ? 1 : 0;
   const UniqueFd own = duplicate_descriptor(pid_, end.fd);
   const int capacity = own ? ::fcntl(own.get(), F_GETPIPE_SZ) : -1;
   description.capacity = capacity > 0 ? static_cast<uint64_t>(capacity) : 0;

@@ -21,8 +21,9 @@ class OwnFifos {
   OwnFifos(pid_t pid, std::set<pid_t> same) : pid_(pid), same_(std::move(same)) {}
 
   /// All of the process's descriptors. With `relay`, one of which the process has an end only is
-  /// left to a ghost, where its name leads on.
-  void look_at(const std::vector<ChannelEnd>& ends, bool relay);
+  /// left to a ghost, where its name leads on; but not, with `closed_ends`, if somebody had the
+  /// other end and is gone.
+  void look_at(const std::vector<ChannelEnd>& ends, bool relay, bool closed_ends);
   bool has(const ChannelEnd& end) const { return fifos_.contains(key(end)); }
   /// What there is of it, its queue too if the process is stopped.
   void describe(Inventory& inventory, const InventoryInput& input, const ChannelEnd& end,
@@ -31,7 +32,7 @@ class OwnFifos {
  private:
   using Key = std::pair<uint64_t, uint64_t>;  // device and inode
   struct Ends {
-    bool read = false, written = false;
+    bool read = false, written = false, closed = false;
     uint32_t first = 0;  // the description that carries the contents
   };
   static Key key(const ChannelEnd& end) { return {end.status.st_dev, end.status.st_ino}; }

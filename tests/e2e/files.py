@@ -7,6 +7,8 @@ changed     the destination has another version
 grown       the file is longer: said
 fifo        a FIFO that nobody has open any more gets its contents back; one that is gone is made
 one-end     a FIFO of which the process has the reading end only
+no-writer   a FIFO that nobody has written to since it was opened: its end isn't told before there was a writer
+fifo-away   a FIFO whose writer is gone, on another host: what is in it, and its end
 watches     a watched file that is gone: its watch ends as if the file had been deleted now
 marks       a file marked by fanotify that is gone: said; unread events become FAN_Q_OVERFLOW, and no others
 tail        tail -f
@@ -156,6 +158,60 @@ print(os.read(reader, 100).decode())
     restore(world, image).expect(0, out="left True\nsent\n")
 
 
+def no_writer(world):
+    code = """
+os.mkfifo("inbox")
+reader = os.open("inbox", os.O_RDONLY | os.O_NONBLOCK)
+poll = select.poll()
+poll.register(reader, select.POLLIN)
+before = poll.poll(0)
+ready()
+print(before, poll.poll(0), os.read(reader, 9))
+writer = os.open("inbox", os.O_WRONLY)
+print(poll.poll(0))
+os.write(writer, b"x")
+os.close(writer)
+print(poll.poll(0) == [(reader, select.POLLIN | select.POLLHUP)], os.read(reader, 9), os.read(reader, 9))
+"""
+    image = capture(world, start(world, code))
+    world.go()
+    restore(world, image).expect(0, out="[] [] b''\n[]\nTrue b'x' b''\n")
+
+
+def elsewhere(world):
+    """Two hosts of which the second lacks FOLDER/folder, its daemon, and how rfork-trace gets there."""
+    here, there = world.two_hosts()
+    folder = world.folder / "folder"
+    folder.mkdir()
+    folder.chmod(0o777)
+    there.call("mount", "-t", "tmpfs", "other", str(folder))
+    there.call("chmod", "777", str(folder))
+    daemon = harness.Daemon(world, there)
+    return there, daemon, {"host": here, "key": daemon.key}
+
+
+def fifo_away(world):
+    _, daemon, to = elsewhere(world)
+    code = """
+os.mkfifo("folder/inbox", 0o640)
+reader = os.open("folder/inbox", os.O_RDONLY | os.O_NONBLOCK)
+writer = os.open("folder/inbox", os.O_WRONLY)
+os.write(writer, b"left")
+os.close(writer)
+poll = select.poll()
+poll.register(reader, select.POLLIN)
+ready()
+print(poll.poll(0) == [(reader, select.POLLIN | select.POLLHUP)], os.read(reader, 100), os.read(reader, 100))
+print(oct(os.stat("folder/inbox").st_mode))
+"""
+    program = start(world, code, host=to["host"])
+    world.trace(program.pid, "--move", *([] if world.root else ["--no-ghost"]), daemon.address, **to).expect(0)
+    child = daemon.child_id()
+    world.go()
+    ended = program.wait() if world.root else daemon.finished(child)
+    ended.expect(0, out="True b'left' b''\n0o10640\n")
+
+
 def watches(world):
     code = """
 libc = ctypes.CDLL(None)
@@ -275,7 +331,8 @@ def own(world, name):
 
 
 CASES = {"replaced": replaced, "cut": cut, "grown": grown, "changed": changed, "fifo": fifo, "one-end": one_end,
-         "watches": watches, "marks": marks, "tail": tail, "streams": streams, "many": many}
+         "no-writer": no_writer, "fifo-away": fifo_away, "watches": watches, "marks": marks, "tail": tail, "streams": streams,
+         "many": many}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")
