@@ -165,8 +165,8 @@ void validate_description(const Description& description, const KnownIds& known)
     require(lock.start <= INT64_MAX && lock.size <= INT64_MAX - lock.start, kNote,
             "description {} has a wrong lock at {:#x}", description.id, lock.start);
   }
-  require(description.kind != Kind::path || description.file, kNote, "description {} names no file",
-          description.id);
+  require(description.kind != Kind::path || description.file || description.removed, kNote,
+          "description {} names no file", description.id);
   validate_watches(description, known);
   validate_marks(description, known);
   const bool alone = description.kind == Kind::socket && description.other == 0;

@@ -78,6 +78,13 @@ std::string CreatedFiles::create_fifo(const std::string& path, mode_t mode) {
   return temporary;
 }
 
+std::string CreatedFiles::create_symlink(const std::string& target, const std::string& path) {
+  std::string temporary = fmt::format("{}.rfork-{}-link", path, ::getpid());
+  if (::symlink(target.c_str(), temporary.c_str()) != 0) return {};
+  files_.push_back({temporary, path, false});
+  return temporary;
+}
+
 void CreatedFiles::keep() {
   while (!files_.empty()) {
     const Pending& file = files_.back();

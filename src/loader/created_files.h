@@ -36,6 +36,10 @@ class CreatedFiles {
   /// errno set on failure.
   std::string create_fifo(const std::string& path, mode_t mode);
 
+  /// A symbolic link to `target` that will be called `path` after keep(), and its name until then;
+  /// empty with errno set on failure.
+  std::string create_symlink(const std::string& target, const std::string& path);
+
   /// The names appear now. Throws Error when one can't; those before it have appeared.
   void keep();
 

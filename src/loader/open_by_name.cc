@@ -116,13 +116,64 @@ OpenFiles::Opened OpenFiles::check_kernel_file(const Description& description) {
   return opened;
 }
 
+namespace {
+
+std::string target_of(const Description& link) {
+  if (link.queued.empty()) return {};
+  const Bytes& target = link.queued[0];
+  return {reinterpret_cast<const char*>(target.data()), target.size()};
+}
+
+/// A symbolic link or FIFO that had the name and has none any more. Empty with errno set.
+UniqueFd make_removed_path(const Description& description) {
+  const std::string beside = fmt::format("{}.rfork-{}-path", description.path, ::getpid());
+  const std::string elsewhere = fmt::format("/tmp/.rfork-{}-path", ::getpid());
+  for (const std::string& name : {description.path, beside, elsewhere}) {
+    const int made = S_ISFIFO(description.mode)
+                         ? ::mkfifo(name.c_str(), 0600)
+                         : ::symlink(target_of(description).c_str(), name.c_str());
+    if (made != 0) continue;
+    if (S_ISFIFO(description.mode)) ::chmod(name.c_str(), description.mode & 07777);
+    UniqueFd fd = try_open(name, reopen_flags(description.flags));
+    ::unlink(name.c_str());
+    if (fd) return fd;
+  }
+  return {};
+}
+
+/// One that isn't here, as far as the image tells what it was. Empty with errno set.
+UniqueFd make_path(const Description& description, CreatedFiles& created, Findings& findings) {
+  const bool fifo = S_ISFIFO(description.mode);
+  if (!fifo && target_of(description).empty()) return {};
+  std::vector<std::string> made;
+  if (!created.make_directories(
+          description.path.substr(0, std::max<size_t>(description.path.rfind('/'), 1)), &made)) {
+    return {};
+  }
+  for (const std::string& directory : made) findings.warn("created directory " + directory);
+  const std::string name = fifo ? created.create_fifo(description.path, description.mode)
+                                : created.create_symlink(target_of(description), description.path);
+  return name.empty() ? UniqueFd() : try_open(name, reopen_flags(description.flags));
+}
+
+}  // namespace
+
 OpenFiles::Opened OpenFiles::open_bare_path(const Description& description) {
-  const image::File* const there = image::find_id(snapshot_.files, *description.file);
-  Opened opened = own(try_open(description.path, reopen_flags(description.flags)));
+  const image::File* const there =
+      description.file ? image::find_id(snapshot_.files, *description.file) : nullptr;
+  Opened opened;
+  if (description.removed) {
+    opened = own(make_removed_path(description));
+  } else {
+    opened = own(try_open(description.path, reopen_flags(description.flags)));
+    if (!opened.own && errno == ENOENT)
+      opened = own(make_path(description, files_.created(), findings_));
+  }
   struct stat status;
   if (!opened.own || ::fstat(opened.fd, &status) != 0) {
     findings_.refuse(
-        fmt::format("{} can't be opened here: {}", description.path, std::strerror(errno)));
+        fmt::format("{} can't be opened here: {}", description.path, std::strerror(errno)),
+        "go on without it with --drop-fd N");
   } else if (there != nullptr && ((status.st_mode ^ there->mode) & S_IFMT) != 0) {
     findings_.refuse(fmt::format("{} is another kind of file here", description.path));
   }

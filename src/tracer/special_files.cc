@@ -5,9 +5,11 @@
 #include <linux/magic.h>
 #include <sys/statfs.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <climits>
 
 #include "base/io.h"
 #include "tracer/path_search.h"
@@ -113,6 +115,16 @@ std::string pidfd_in_words(const std::string& info) {
   return "a pidfd of process " + pid;
 }
 
+// Where a symbolic link leads that is open with O_PATH.
+Bytes link_target(pid_t pid, int fd) {
+  Bytes target(PATH_MAX);
+  const UniqueFd own = duplicate_descriptor(pid, fd);
+  const ssize_t size =
+      ::readlinkat(own.get(), "", reinterpret_cast<char*>(target.data()), target.size());
+  target.resize(size > 0 ? static_cast<size_t>(size) : 0);
+  return target;
+}
+
 bool is_terminal_number(unsigned number) {
   return number == 4 || number == 5 || (number >= 136 && number <= 143) || number == 204;
 }
@@ -149,14 +161,19 @@ bool describe_bare_path(Inventory& inventory, const InventoryInput& input, const
                         Description& description) {
   const mode_t type = open.status.st_mode;
   if ((open.flags & O_PATH) == 0 || S_ISREG(type) || S_ISDIR(type)) return false;
+  description.mode = type;
+  if (S_ISLNK(type)) description.queued = {link_target(input.pid, open.fd)};
   const UniqueFd fd = open_in_process(input.pid, open.path, O_PATH | O_NOFOLLOW);
   struct stat status {};
-  if (!fd || ::fstat(fd.get(), &status) != 0 || status.st_ino != open.status.st_ino ||
-      status.st_dev != open.status.st_dev) {
+  if (fd && ::fstat(fd.get(), &status) == 0 && status.st_ino == open.status.st_ino &&
+      status.st_dev == open.status.st_dev) {
+    description.file = add_file(inventory, input.earlier, fd.get(), open.path);
+  } else if (open.status.st_nlink == 0 && (S_ISLNK(type) || S_ISFIFO(type))) {
+    description.removed = true;
+  } else {
     return false;
   }
   description.kind = Description::Kind::path;
-  description.file = add_file(inventory, input.earlier, fd.get(), open.path);
   return true;
 }
 

@@ -29,7 +29,7 @@ bool describe_kernel_file(pid_t pid, const SpecialFd& open, image::Description& 
 /// A pidfd_open(2) of the process itself, or of its leader.
 bool describe_own_pidfd(pid_t pid, const SpecialFd& open, image::Description& description);
 /// What was opened with O_PATH and is no regular file or directory. False: it is something else, or
-/// its name leads elsewhere by now.
+/// its name leads elsewhere by now and it can't be made again (a socket, a device).
 bool describe_bare_path(Inventory& inventory, const InventoryInput& input, const SpecialFd& open,
                         image::Description& description);
 /// Another name of the file, where the one that it was opened under is gone or another's; empty:

@@ -67,6 +67,12 @@ int main(int argc, char** argv) {
   struct stat of_sparse;
   MUST(fstat(sparse, &of_sparse));
   MUST(unlink(path("sparse").c_str()));
+  MUST(symlink("nowhere", path("gone-link").c_str()));
+  const int gone_link = MUST(open(path("gone-link").c_str(), O_PATH | O_NOFOLLOW));
+  MUST(unlink(path("gone-link").c_str()));
+  MUST(mkfifo(path("gone-fifo").c_str(), 0600));
+  const int gone_fifo = MUST(open(path("gone-fifo").c_str(), O_PATH));
+  MUST(unlink(path("gone-fifo").c_str()));
 
   target::ready();
   target::wait_for_go();
@@ -108,6 +114,14 @@ int main(int argc, char** argv) {
       usleep(1000);
     }
   }
+
+  char text[64];
+  EXPECT_EQ(readlinkat(gone_link, "", text, sizeof text), 7);
+  EXPECT(std::memcmp(text, "nowhere", 7) == 0);
+  MUST(fstat(gone_fifo, &status));
+  EXPECT(S_ISFIFO(status.st_mode));
+  EXPECT_EQ(status.st_nlink, 0);
+  EXPECT_EQ(fcntl(gone_fifo, F_GETFL) & (O_PATH | O_NOFOLLOW), O_PATH);
 
   struct stat now;
   MUST(fstat(sparse, &now));
