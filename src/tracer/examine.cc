@@ -11,6 +11,7 @@
 #include "tracer/file_locks.h"
 #include "tracer/inventory.h"
 #include "tracer/inventory_sockets.h"
+#include "tracer/open_fd.h"
 #include "tracer/posix_timers.h"
 #include "tracer/proc_text.h"
 #include "tracer/process_state.h"
@@ -168,6 +169,11 @@ Examination look_at_living(pid_t pid, const Options& options) {
   std::vector<image::PosixTimer> timers;
   if (!options.drop_timers) timers = list_timers(pid);
   find_process_obstacles(pid, inventory->obstacles);
+  if (is_path_too_long(directory + "cwd")) {
+    inventory->obstacles.push_back(
+        {"its working directory has a longer path than the kernel tells, and can't be carried",
+         ""});
+  }
   find_thread_obstacles(pid, inventory->obstacles);
   if (!options.drop_attributes) find_parent_obstacles(pid, inventory->obstacles);
   find_seccomp_obstacles(pid, inventory->obstacles);

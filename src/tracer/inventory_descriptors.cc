@@ -262,7 +262,16 @@ void add_descriptors(Inventory& inventory, const InventoryInput& input) {
   for (const int fd : list_fds(input.pid)) {
     if (input.drop_fds.contains(fd)) continue;
     const auto open = look_at_fd(input.pid, fd);
-    if (!open) continue;
+    if (!open) {
+      if (is_path_too_long(fmt::format("/proc/{}/fd/{}", input.pid, fd))) {
+        inventory.obstacles.push_back(
+            {fmt::format("descriptor {} has a longer path than the kernel tells, and can't be "
+                         "carried",
+                         fd),
+             fmt::format("--drop-fd {} goes on without it", fd)});
+      }
+      continue;
+    }
     if (fd <= 2 && open->terminal != 0) terminal = open->terminal;
     const bool apart = gets_no_input(input, *open);
     uint32_t number = apart ? 0 : index.find(*open);

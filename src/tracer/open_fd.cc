@@ -8,6 +8,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 
 #include "base/io.h"
@@ -43,6 +44,11 @@ dev_t terminal_behind(pid_t pid, int fd, const struct stat& status) {
 }
 
 }  // namespace
+
+bool is_path_too_long(const std::string& link) {
+  char byte;
+  return ::readlink(link.c_str(), &byte, sizeof byte) < 0 && errno == ENAMETOOLONG;
+}
 
 std::optional<OpenFd> look_at_fd(pid_t pid, int fd) {
   OpenFd open;

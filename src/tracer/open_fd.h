@@ -33,7 +33,9 @@ struct OpenFd {
 
 /// The numbers of the process's descriptors. Throws Error.
 std::vector<int> list_fds(pid_t pid);
-/// nullopt: it was closed meanwhile.
+/// Whether `link` of /proc leads to what has a longer path than readlink(2) can give there.
+bool is_path_too_long(const std::string& link);
+/// nullopt: it was closed meanwhile, or its path is too long.
 std::optional<OpenFd> look_at_fd(pid_t pid, int fd);
 /// Which of the open file descriptions known so far a descriptor has. They are kept in the order
 /// that kcmp(2) gives them, so that a process may have thousands of one file.

@@ -5,6 +5,7 @@ replaced    another file has the name: refused, not opened
 cut         the file is shorter: refused with both sizes; --changed-files goes on with it as it is
 changed     the destination has another version
 grown       the file is longer: said
+long-path   a file and a working directory whose paths are longer than the kernel tells: refused
 fifo        a FIFO that nobody has open any more gets its contents back; one that is gone is made
 one-end     a FIFO of which the process has the reading end only
 no-writer   a FIFO that nobody has written to since it was opened: its end isn't told before there was a writer
@@ -93,6 +94,28 @@ def grown(world):
         file.write(" and more")
     world.go()
     restore(world, image).expect(0, out="iginal and more\n", err="from 8 to 17 bytes")
+
+
+def long_path(world):
+    code = """
+name = "d" * 200
+folder = os.open(".", os.O_RDONLY)
+for depth in range(25):
+    os.mkdir(name, dir_fd=folder)
+    folder, above = os.open(name, os.O_RDONLY, dir_fd=folder), folder
+    os.close(above)
+CHANGE
+print("ready", flush=True)
+time.sleep(1000)
+"""
+    for change, says in (("file = os.open('f', os.O_RDWR | os.O_CREAT, dir_fd=folder); os.close(folder)", "descriptor"),
+                         ("os.fchdir(folder); os.close(folder)", "its working directory")):
+        program = start(world, code.replace("CHANGE", change))
+        world.trace(program.pid, "-o", world.folder / "image.rfork").refused(
+            harness.CANNOT_CARRY, f"{says}", "has a longer path than the kernel tells")
+        expect(program.running(), "it has ended")
+        program.kill()
+        subprocess.run(["rm", "-rf", world.folder / ("d" * 200)], check=True)
 
 
 def changed(world):
@@ -330,9 +353,9 @@ def own(world, name):
         os.chown(world.folder / name, harness.ORDINARY, harness.ORDINARY)
 
 
-CASES = {"replaced": replaced, "cut": cut, "grown": grown, "changed": changed, "fifo": fifo, "one-end": one_end,
-         "no-writer": no_writer, "fifo-away": fifo_away, "watches": watches, "marks": marks, "tail": tail, "streams": streams,
-         "many": many}
+CASES = {"replaced": replaced, "cut": cut, "grown": grown, "changed": changed, "long-path": long_path, "fifo": fifo,
+         "one-end": one_end, "no-writer": no_writer, "fifo-away": fifo_away, "watches": watches, "marks": marks, "tail": tail,
+         "streams": streams, "many": many}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")
