@@ -25,7 +25,7 @@ bool CreatedFiles::make_directories(const std::string& path, std::vector<std::st
     end = path.find('/', end);
     const std::string part = path.substr(0, end);
     if (!part.empty() && part != "/") {
-      if (::mkdir(part.c_str(), 0777) == 0) {
+      if (::mkdir(part.c_str(), modes_.contains(part) ? 0700 : 0777) == 0) {
         directories_.push_back(part);
         if (made != nullptr) made->push_back(part);
       } else if (errno != EEXIST && errno != EROFS && errno != EACCES) {
@@ -95,6 +95,11 @@ void CreatedFiles::keep() {
     }
     if (result < 0) throw_errno("rename", file.path);
     files_.pop_back();
+  }
+  for (const std::string& directory : directories_) {
+    if (const auto known = modes_.find(directory); known != modes_.end()) {
+      ::chmod(directory.c_str(), known->second);
+    }
   }
   directories_.clear();
 }

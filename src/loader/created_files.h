@@ -7,6 +7,7 @@
 
 #include <sys/types.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,9 @@ class CreatedFiles {
   ~CreatedFiles();  ///< removes what was not kept
   CreatedFiles(const CreatedFiles&) = delete;
   CreatedFiles& operator=(const CreatedFiles&) = delete;
+
+  /// Should the directory `path` have to be made, it gets that mode.
+  void know_directory(const std::string& path, mode_t mode) { modes_[path] = mode; }
 
   /// Makes `path` and missing parents. Gives the ones it made, outermost first; nullopt-like empty
   /// result and errno when it fails (`ok` false).
@@ -49,7 +53,8 @@ class CreatedFiles {
     bool replace;
   };
   std::vector<Pending> files_;
-  std::vector<std::string> directories_;
+  std::vector<std::string> directories_;  ///< that were made, outermost first
+  std::map<std::string, mode_t> modes_;   ///< of directories at the origin
 };
 
 }  // namespace rfork::loader

@@ -55,6 +55,9 @@ HostFiles::HostFiles(const image::Snapshot& snapshot, const Options& options, Fi
     if (object.kind == Object::Kind::file) carried_files_[*object.file] = &object;
     if (object.kind == Object::Kind::file_pages) file_pages_[*object.file] = &object;
   }
+  for (const File& file : snapshot.files) {
+    if (S_ISDIR(file.mode)) created_.know_directory(file.path, file.mode & 07777);
+  }
   place_objects();
   place_mappings();
   place_executable();

@@ -292,6 +292,7 @@ void Capture::State::assemble(image::Process process) {
   snapshot.thin = options.thin;
   snapshot.drop_attributes = options.drop_attributes;
   if (!inventory.kept.empty()) snapshot.holder = options.holder;
+  add_directories(inventory, pid, process.cwd);
   snapshot.files = inventory.files;
   snapshot.objects = inventory.objects;
   snapshot.descriptions = inventory.descriptions;

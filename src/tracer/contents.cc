@@ -263,6 +263,27 @@ void add_file_objects(Inventory& inventory, pid_t pid, const ContentsOptions& op
   if (!reasons.empty()) throw Refusal(Failure::cannot_carry, reasons);
 }
 
+void add_directories(Inventory& inventory, pid_t pid, const std::string& cwd) {
+  using Kind = image::Description::Kind;
+  std::set<std::string> directories{cwd};
+  for (const image::Description& one : inventory.descriptions) {
+    const bool named = one.kind == Kind::regular || one.kind == Kind::directory ||
+                       one.kind == Kind::fifo || one.kind == Kind::path;
+    if (named && one.file) directories.insert(one.path.substr(0, one.path.rfind('/')));
+    if (named && one.file && one.kind == Kind::directory) directories.insert(one.path);
+  }
+  std::set<std::string> parents;
+  for (std::string path : directories) {
+    while (path.starts_with('/') && path.size() > 1 && parents.insert(path).second) {
+      path.resize(path.rfind('/'));
+    }
+  }
+  for (const std::string& path : parents) {
+    const UniqueFd fd = open_in_process(pid, path, O_PATH | O_DIRECTORY | O_NOFOLLOW);
+    if (fd) add_file(inventory, nullptr, fd.get(), path);
+  }
+}
+
 void add_what_no_fork_copies(Contents& contents, const Inventory& inventory,
                              const ProcessMemory& original, const ResidentPages& resident,
                              const std::vector<Range>& not_forked) {

@@ -46,6 +46,10 @@ struct ContentsOptions {
 /// when one can't be read.
 void add_file_objects(Inventory& inventory, pid_t pid, const ContentsOptions& options);
 
+/// Adds the directories on the way to what is open, and to `cwd`, as Files: where they must be made
+/// they get the same modes.
+void add_directories(Inventory& inventory, pid_t pid, const std::string& cwd);
+
 /// Adds what must be read from `original` while it stands still. `resident` is of it.
 void add_what_no_fork_copies(Contents& contents, const Inventory& inventory,
                              const ProcessMemory& original, const ResidentPages& resident,
