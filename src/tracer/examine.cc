@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -143,6 +144,43 @@ std::vector<image::Thread> sketch_threads(pid_t pid) {
 
 namespace {
 
+// Those that are not a label of the system's: xattr(7).
+bool has_own_attributes(int fd) {
+  const ssize_t size = ::flistxattr(fd, nullptr, 0);
+  std::string names(size > 0 ? static_cast<size_t>(size) : 0, '\0');
+  const ssize_t listed = ::flistxattr(fd, names.data(), names.size());
+  names.resize(listed > 0 ? static_cast<size_t>(listed) : 0);
+  return std::ranges::any_of(split(names, '\0'), [](std::string_view name) {
+    return name.starts_with("user.") || name.starts_with("system.");
+  });
+}
+
+// What an open file without a name has, and the new one won't.
+void note_lost_attributes(const Inventory& inventory, const image::Credentials& user,
+                          std::vector<std::string>& changes) {
+  for (const image::Object& object : inventory.objects) {
+    const auto is_its = [&](const auto& description) { return description.object == object.id; };
+    const auto source = inventory.object_sources.find(object.id);
+    struct stat status {};
+    if (object.kind != image::Object::Kind::deleted_file ||
+        source == inventory.object_sources.end() ||
+        ::fstat(source->second.fd.get(), &status) != 0 ||
+        std::ranges::none_of(inventory.descriptions, is_its)) {
+      continue;
+    }
+    if (status.st_uid != user.euid || status.st_gid != user.egid) {
+      changes.push_back(
+          fmt::format("{}, which was deleted, belongs to user {} and group {}: the new one will be "
+                      "the process's own",
+                      object.name, status.st_uid, status.st_gid));
+    }
+    if (has_own_attributes(source->second.fd.get())) {
+      changes.push_back(fmt::format(
+          "{}, which was deleted, has extended attributes: the new one won't", object.name));
+    }
+  }
+}
+
 Examination look_at_living(pid_t pid, const Options& options) {
   refuse_what_has_no_memory(pid);
   refuse_what_may_not_be_read(pid);
@@ -215,6 +253,7 @@ Examination look_at_living(pid_t pid, const Options& options) {
   }
   result.tids = tids;
   result.changes = other_surroundings(pid, inventory->files);
+  note_lost_attributes(*inventory, sketch.processes[0].credentials, result.changes);
   if (auto line = used_cpu_limit(sketch.processes[0])) result.changes.push_back(*std::move(line));
   for (const image::Mapping& mapping : inventory->mappings) {
     const uint32_t kNotForked = image::Mapping::dont_fork | image::Mapping::wipe_on_fork;
