@@ -130,6 +130,13 @@ void HostFiles::find_file(const File& file, const Mapping& mapping) {
                      " isn't here: what the process writes to its mapping stays in memory");
     }
   }
+  struct stat here {};
+  if (mapped.own && ::fstat(mapped.own.get(), &here) == 0 &&
+      static_cast<uint64_t>(here.st_size) < file.size) {
+    accept(fmt::format("the mapped file {} was cut from {} to {} bytes since the capture",
+                       file.path, file.size, here.st_size),
+           options_.changed_files, "--changed-files goes on with it as it is");
+  }
   if (mapped.read_only >= 0) return;
   refused_files_.insert(file.id);
   findings_.refuse(

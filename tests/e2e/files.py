@@ -5,6 +5,7 @@ replaced    another file has the name: refused, not opened
 cut         the file is shorter: refused with both sizes; --changed-files goes on with it as it is
 changed     the destination has another version
 grown       the file is longer: said
+mapped-cut  a file that is only mapped is shorter
 long-path   a file and a working directory whose paths are longer than the kernel tells: refused
 fifo        a FIFO that nobody has open any more gets its contents back; one that is gone is made
 one-end     a FIFO of which the process has the reading end only
@@ -94,6 +95,27 @@ def grown(world):
         file.write(" and more")
     world.go()
     restore(world, image).expect(0, out="iginal and more\n", err="from 8 to 17 bytes")
+
+
+def mapped_cut(world):
+    code = """
+import mmap
+with open("data", "r+") as file: memory = mmap.mmap(file.fileno(), 0)
+for fd in range(3, 20):
+    try:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("/data"): os.close(fd)
+    except OSError: pass
+ready()
+print(memory[:4], len(memory))
+"""
+    (world.folder / "data").write_bytes(b"data" + bytes(100_000))
+    own(world, "data")
+    image = capture(world, start(world, code))
+    os.truncate(world.folder / "data", 4)
+    world.go()
+    says = "mapped file", "data was cut from 100004 to 4 bytes"
+    restore(world, image).refused(REFUSED, *says, "--changed-files")
+    restore(world, image, "--changed-files").expect(0, out="b'data' 100004\n", err=says[1])
 
 
 def long_path(world):
@@ -353,9 +375,9 @@ def own(world, name):
         os.chown(world.folder / name, harness.ORDINARY, harness.ORDINARY)
 
 
-CASES = {"replaced": replaced, "cut": cut, "grown": grown, "changed": changed, "long-path": long_path, "fifo": fifo,
-         "one-end": one_end, "no-writer": no_writer, "fifo-away": fifo_away, "watches": watches, "marks": marks, "tail": tail,
-         "streams": streams, "many": many}
+CASES = {"replaced": replaced, "cut": cut, "grown": grown, "changed": changed, "mapped-cut": mapped_cut,
+         "long-path": long_path, "fifo": fifo, "one-end": one_end, "no-writer": no_writer, "fifo-away": fifo_away,
+         "watches": watches, "marks": marks, "tail": tail, "streams": streams, "many": many}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")
