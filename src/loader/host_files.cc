@@ -277,10 +277,24 @@ UniqueFd HostFiles::open_named(const Description& description, const File& file,
   return fd;
 }
 
+namespace {
+
+/// Once, whatever descriptors lead to it.
+void say_written(const File& file, Findings& findings) {
+  std::string words = fmt::format("the open file {} was written since the capture", file.path);
+  if (std::ranges::find(findings.warnings, words) == findings.warnings.end())
+    findings.warn(std::move(words));
+}
+
+}  // namespace
+
 bool HostFiles::check_same(const Description& description, const File& there, int fd) {
   const File here = image::identify(fd, description.path);
   if (image::same_inode(there, here, same_boot_)) {
-    if (here.size == there.size) return true;
+    if (here.size == there.size) {
+      if (here.mtime_ns != there.mtime_ns) say_written(there, findings_);
+      return true;
+    }
     const bool cut = here.size < there.size;
     return accept(
         fmt::format("the open file {} {} from {} to {} bytes since the capture", description.path,

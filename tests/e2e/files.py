@@ -5,6 +5,7 @@ replaced    another file has the name: refused, not opened
 cut         the file is shorter: refused with both sizes; --changed-files goes on with it as it is
 changed     the destination has another version
 grown       the file is longer: said
+rewritten   it has the same size, and was written: said
 mapped-cut  a file that is only mapped is shorter
 long-path   a file and a working directory whose paths are longer than the kernel tells: refused
 fifo        a FIFO that nobody has open any more gets its contents back; one that is gone is made
@@ -23,6 +24,7 @@ import pty
 import stat
 import subprocess
 import sys
+import time
 
 import harness
 from harness import REFUSED, expect
@@ -138,6 +140,16 @@ time.sleep(1000)
         expect(program.running(), "it has ended")
         program.kill()
         subprocess.run(["rm", "-rf", world.folder / ("d" * 200)], check=True)
+
+
+def rewritten(world):
+    (world.folder / "data").write_text("original")
+    own(world, "data")
+    image = capture(world, start(world, READ_FILE))
+    time.sleep(0.01)  # the clock of files is coarse
+    (world.folder / "data").write_text("ORIGINAL")
+    world.go()
+    restore(world, image).expect(0, out="IGINAL\n", err="data was written since the capture")
 
 
 def changed(world):
@@ -375,9 +387,9 @@ def own(world, name):
         os.chown(world.folder / name, harness.ORDINARY, harness.ORDINARY)
 
 
-CASES = {"replaced": replaced, "cut": cut, "grown": grown, "changed": changed, "mapped-cut": mapped_cut,
-         "long-path": long_path, "fifo": fifo, "one-end": one_end, "no-writer": no_writer, "fifo-away": fifo_away,
-         "watches": watches, "marks": marks, "tail": tail, "streams": streams, "many": many}
+CASES = {"replaced": replaced, "cut": cut, "grown": grown, "rewritten": rewritten, "changed": changed,
+         "mapped-cut": mapped_cut, "long-path": long_path, "fifo": fifo, "one-end": one_end, "no-writer": no_writer,
+         "fifo-away": fifo_away, "watches": watches, "marks": marks, "tail": tail, "streams": streams, "many": many}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")
