@@ -4,6 +4,7 @@
 #include <linux/memfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -139,6 +140,12 @@ UniqueFd deleted_file(const Object& object) {
 
 }  // namespace
 
+bool HostFiles::is_program(const Object& object) const {
+  return std::ranges::any_of(snapshot_.processes, [&](const image::Process& process) {
+    return process.executable_deleted && process.executable == object.id;
+  });
+}
+
 HostFiles::Contents HostFiles::unnamed(const Object& object) {
   Contents contents;
   if (const auto base = as_shared_anonymous(object)) {
@@ -147,16 +154,48 @@ HostFiles::Contents HostFiles::unnamed(const Object& object) {
   }
   try {
     if (object.kind == Object::Kind::deleted_file) contents.fd = deleted_file(object);
+    struct statvfs mount {};  // what is mounted with noexec can't be the program
+    if (contents.fd && is_program(object) && ::fstatvfs(contents.fd.get(), &mount) == 0 &&
+        (mount.f_flag & ST_NOEXEC) != 0) {
+      contents.fd.reset();
+    }
     if (!contents.fd) contents.fd = contents_memfd(object);
     if (::ftruncate(contents.fd.get(), static_cast<off_t>(object.size)) < 0)
       throw_errno("ftruncate", object.name);
-    ::fchmod(contents.fd.get(), object.mode & 07777);
+    final_modes_.push_back(begin_with_mode(contents.fd.get(), object.mode));
   } catch (const Error& error) {
     findings_.refuse(
         fmt::format("the contents of {} can't be placed here: {}", object.name, error.what()));
   }
   contents.sink = {Sink::Kind::file, contents.fd.get(), 0};
   return contents;
+}
+
+/// Whether the image's contents are to be written under the file's name. `exists`: it has another
+/// one here, which they replace.
+bool HostFiles::may_place(const File& there, bool& exists) {
+  UniqueFd here = open_here(there, O_RDONLY);
+  if (!here && errno == ENOENT) return true;
+  const int reason = errno;
+  if (!here) here = try_open(there.path, O_PATH);
+  const File found = here ? image::identify(here.get(), there.path) : File{};
+  if (here && image::same_inode(there, found, same_boot_)) return false;
+  if (image::open_same(there, same_boot_) || options_.changed_files) return false;
+  exists = true;
+  if (here && !S_ISREG(found.mode)) {
+    findings_.refuse(fmt::format("{} is another kind of file here", there.path));
+  } else if (!here || (!options_.overwrite_files && reason == EACCES)) {
+    findings_.refuse(fmt::format("{} can't be opened here: {}", there.path, std::strerror(reason)));
+  } else if (!options_.overwrite_files) {
+    findings_.refuse(fmt::format("{} exists here with other contents: {} instead of {}", there.path,
+                                 human_bytes(found.size), human_bytes(there.size)),
+                     "--overwrite-files replaces it by the image's, --changed-files takes it as it "
+                     "is");
+  } else {
+    return true;
+  }
+  refused_files_.insert(there.id);
+  return false;
 }
 
 HostFiles::Contents HostFiles::carried_file(const Object& object) {
@@ -170,26 +209,14 @@ HostFiles::Contents HostFiles::carried_file(const Object& object) {
     refused_files_.insert(there->id);
     return contents;
   }
-  bool replace = false;
-  if (UniqueFd here = try_open(there->path, O_RDONLY)) {
-    const File found = image::identify(here.get(), there->path);
-    if (image::same_inode(*there, found, same_boot_) || image::open_same(*there, same_boot_))
-      return contents;
-    if (options_.changed_files) return contents;
-    if (!options_.overwrite_files) {
-      findings_.refuse(
-          fmt::format("{} exists here with other contents: {} instead of {}", there->path,
-                      human_bytes(found.size), human_bytes(there->size)),
-          "--overwrite-files replaces it by the image's, --changed-files takes it as it is");
-      refused_files_.insert(there->id);
-      return contents;
-    }
-    replace = true;
-  }
+  bool exists = false;
+  if (!may_place(*there, exists)) return contents;
   std::vector<std::string> made;
   const std::string folder = there->path.substr(0, std::max<size_t>(there->path.rfind('/'), 1));
   if (created_.make_directories(folder, &made)) {
-    contents.fd = created_.create(there->path, there->mode, replace);
+    for (const std::string& directory : made) findings_.warn("created directory " + directory);
+    if (Contents linked = other_link(*there, exists); linked.fd) return linked;
+    contents.fd = created_.create(there->path, exists);
   }
   if (!contents.fd || ::ftruncate(contents.fd.get(), static_cast<off_t>(object.size)) < 0) {
     findings_.refuse(
@@ -197,8 +224,38 @@ HostFiles::Contents HostFiles::carried_file(const Object& object) {
     refused_files_.insert(there->id);
     return contents;
   }
-  for (const std::string& directory : made) findings_.warn("created directory " + directory);
+  final_modes_.push_back(begin_with_mode(contents.fd.get(), there->mode));
+  final_modes_.back().mtime_ns = there->mtime_ns;
   contents.sink = {Sink::Kind::file, contents.fd.get(), 0};
+  return contents;
+}
+
+/// Where the file has another name (link(2)) that is here, or is placed already: `there` becomes
+/// one more. Empty if there is none.
+HostFiles::Contents HostFiles::other_link(const File& there, bool replace) {
+  Contents contents;
+  for (const File& other : snapshot_.files) {
+    if (other.id == there.id || other.inode != there.inode || other.device != there.device ||
+        !S_ISREG(other.mode)) {
+      continue;
+    }
+    const auto carried = carried_files_.find(other.id);
+    const auto placed =
+        carried == carried_files_.end() ? objects_.end() : objects_.find(carried->second->id);
+    UniqueFd fd;
+    if (placed != objects_.end() && placed->second.fd) {
+      fd = reopen(placed->second.fd.get(), O_RDWR);
+    } else if (!leases_.broken_by_open(other.path, O_RDONLY) &&
+               image::open_same(other, same_boot_)) {
+      fd = open_as_owner(other.path, O_RDWR);
+      if (!fd) fd = open_as_owner(other.path, O_RDONLY);
+    }
+    if (!fd) continue;
+    if (created_.link(fd.get(), there.path, replace)) {
+      contents.fd = std::move(fd);
+      return contents;
+    }
+  }
   return contents;
 }
 

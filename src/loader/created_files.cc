@@ -13,6 +13,16 @@
 
 namespace rfork::loader {
 
+namespace {
+
+constexpr int kAttempts = 100;
+
+std::string temporary_name(const std::string& path, int attempt) {
+  return fmt::format("{}.rfork-{}-{}", path, ::getpid(), attempt);
+}
+
+}  // namespace
+
 CreatedFiles::~CreatedFiles() {
   for (const Pending& file : files_) ::unlink(file.temporary.c_str());
   for (auto directory = directories_.rbegin(); directory != directories_.rend(); ++directory) {
@@ -57,17 +67,29 @@ UniqueFd CreatedFiles::removed_directory(const std::string& path) {
   return {};
 }
 
-UniqueFd CreatedFiles::create(const std::string& path, mode_t mode, bool replace) {
-  for (int attempt = 0; attempt < 100; ++attempt) {
-    const std::string temporary = fmt::format("{}.rfork-{}-{}", path, ::getpid(), attempt);
+UniqueFd CreatedFiles::create(const std::string& path, bool replace) {
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    const std::string temporary = temporary_name(path, attempt);
     UniqueFd fd = try_open(temporary, O_RDWR | O_CREAT | O_EXCL, 0600);
     if (!fd && errno == EEXIST) continue;
     if (!fd) return fd;
-    ::fchmod(fd.get(), mode & 07777);
     files_.push_back({temporary, path, replace});
     return fd;
   }
   return {};
+}
+
+bool CreatedFiles::link(int fd, const std::string& path, bool replace) {
+  const std::string open = fmt::format("/proc/self/fd/{}", fd);
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    const std::string temporary = temporary_name(path, attempt);
+    if (::linkat(AT_FDCWD, open.c_str(), AT_FDCWD, temporary.c_str(), AT_SYMLINK_FOLLOW) == 0) {
+      files_.push_back({temporary, path, replace});
+      return true;
+    }
+    if (errno != EEXIST) return false;
+  }
+  return false;
 }
 
 std::string CreatedFiles::create_fifo(const std::string& path, mode_t mode) {

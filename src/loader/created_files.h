@@ -32,9 +32,13 @@ class CreatedFiles {
   /// A directory that had the name `path` and has none any more. Empty with errno set on failure.
   static UniqueFd removed_directory(const std::string& path);
 
-  /// An empty file that will be called `path` after keep(). Empty UniqueFd with errno set on
-  /// failure. `replace`: an existing file of that name is replaced.
-  UniqueFd create(const std::string& path, mode_t mode, bool replace);
+  /// An empty file, open both ways, that will be called `path` after keep(). Empty UniqueFd with
+  /// errno set on failure. `replace`: an existing file of that name is replaced.
+  UniqueFd create(const std::string& path, bool replace);
+
+  /// The file that is open as `fd` will be called `path`, too: link(2). False with errno set on
+  /// failure.
+  bool link(int fd, const std::string& path, bool replace);
 
   /// An empty FIFO that will be called `path` after keep(), and its name until then; empty with
   /// errno set on failure.

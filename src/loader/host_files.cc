@@ -92,8 +92,21 @@ void HostFiles::place_mappings() {
   }
 }
 
+/// Opens what has the file's name. The process may have got it by other rights than those of its
+/// user: root, which could make that process of the image in any case, opens the very same file.
+UniqueFd HostFiles::open_here(const File& file, int flags) const {
+  UniqueFd fd = open_as_owner(file.path, flags);
+  if (fd || errno != EACCES || !options_.as_image_user) return fd;
+  fd = open_as_root(file.path, flags);
+  if (fd && !image::same_inode(file, image::identify(fd.get(), file.path), same_boot_)) {
+    fd.reset();
+    errno = EACCES;
+  }
+  return fd;
+}
+
 UniqueFd HostFiles::open_same_inode(const File& file) const {
-  UniqueFd fd = try_open(file.path, O_RDONLY);
+  UniqueFd fd = open_here(file, O_RDONLY);
   if (fd && !image::same_inode(file, image::identify(fd.get(), file.path), same_boot_)) fd.reset();
   return fd;
 }
@@ -102,7 +115,6 @@ UniqueFd HostFiles::open_same_inode(const File& file) const {
 void HostFiles::stand_in(const File& file, const Object& pages, MappedFile& mapped) {
   Contents contents = unnamed(pages);
   if (!contents.fd || ::ftruncate(contents.fd.get(), static_cast<off_t>(file.size)) < 0) return;
-  ::fchmod(contents.fd.get(), file.mode & 07777);
   mapped.read_only = contents.fd.get();
   mapped.writable = reopen(mapped.read_only, O_RDWR);
   objects_[pages.id] = std::move(contents);
@@ -150,7 +162,7 @@ void HostFiles::find_file(const File& file, const Mapping& mapping) {
 void HostFiles::find_writable(const File& file, bool must_write) {
   MappedFile& mapped = files_[file.id];
   if (mapped.read_only < 0 || mapped.writable) return;
-  mapped.writable = try_open(file.path, O_RDWR);
+  mapped.writable = open_here(file, O_RDWR);
   if (mapped.writable) {
     struct stat a, b;
     const bool same = ::fstat(mapped.read_only, &a) == 0 &&
@@ -169,8 +181,8 @@ int HostFiles::mapping_fd(const Mapping& mapping) const {
     const auto found = objects_.find(mapping.backing);
     if (found == objects_.end()) return -1;
     const Contents& contents = found->second;
-    return mapping.shared && !mapping.may_write && contents.read_only ? contents.read_only.get()
-                                                                      : contents.fd.get();
+    const bool reads = mapping.shared ? !mapping.may_write : contents.program;
+    return reads && contents.read_only ? contents.read_only.get() : contents.fd.get();
   }
   const auto found = files_.find(mapping.backing);
   if (found == files_.end()) return -1;
@@ -195,7 +207,15 @@ void HostFiles::place_executable() {
   for (const image::Process& process : snapshot_.processes) {
     if (process.executable_deleted) {
       const auto found = objects_.find(process.executable);
-      if (found != objects_.end()) executable_ = found->second.fd.get();
+      if (found == objects_.end()) continue;
+      Contents& contents = found->second;
+      executable_ = contents.fd.get();
+      const Object* const object = image::find_id(snapshot_.objects, process.executable);
+      if (object == nullptr || object->kind != Object::Kind::deleted_file) continue;
+      contents.program = true;
+      if (!contents.read_only) contents.read_only = reopen(contents.fd.get(), O_RDONLY);
+      executable_ = contents.read_only.get();
+      executable_writer_ = contents.fd.get();
       continue;
     }
     const auto mapped = files_.find(process.executable);
@@ -228,14 +248,29 @@ UniqueFd HostFiles::open_description(const Description& description) {
   }
   if (refused_files_.contains(file->id)) return {};
   const auto carried = carried_files_.find(file->id);
+  UniqueFd fd;
   if (carried != carried_files_.end() && objects_[carried->second->id].fd) {
-    UniqueFd fd = reopen(objects_[carried->second->id].fd.get(), flags);
+    fd = reopen(objects_[carried->second->id].fd.get(), flags);
     if (!fd)
       findings_.refuse(
           fmt::format("{} can't be opened: {}", description.path, std::strerror(errno)));
-    return fd;
+  } else {
+    fd = open_named(description, *file, flags);
   }
-  return open_named(description, *file, flags);
+  if (fd && !is_one_file(*file, fd.get())) fd.reset();
+  return fd;
+}
+
+/// Several names of one file at the origin are to lead to one file here.
+bool HostFiles::is_one_file(const File& there, int fd) {
+  struct stat here {};
+  if (::fstat(fd, &here) != 0) return true;
+  const auto [first, added] = opened_.try_emplace({there.device, there.inode},
+                                                  Identity{here.st_dev, here.st_ino, there.path});
+  const Identity& known = first->second;
+  if (added || (known.device == here.st_dev && known.inode == here.st_ino)) return true;
+  return accept(fmt::format("{} and {} are two files here, and were one", known.path, there.path),
+                options_.changed_files, "--changed-files takes them as they are");
 }
 
 /// Who holds a lease is asked to give it up by whoever opens the file: what a copy must not do to
@@ -256,16 +291,13 @@ void HostFiles::refuse_leased(const std::string& path, const std::string& holder
 
 UniqueFd HostFiles::open_named(const Description& description, const File& file, int flags) {
   if (would_break_lease(description.path, flags)) return {};
-  // O_NONBLOCK: a lease that isn't seen from here must not hold us up.
-  UniqueFd fd = try_open(description.path, flags | O_NONBLOCK);
+  UniqueFd fd = open_here(file, flags);
   if (!fd && errno == EPERM && (flags & O_NOATIME) != 0)
-    fd = try_open(description.path, (flags & ~O_NOATIME) | O_NONBLOCK);
+    fd = open_at_once(description.path, flags & ~O_NOATIME);
   if (!fd && errno == EWOULDBLOCK) {
     refuse_leased(description.path, "a process that can't be seen");
     return {};
   }
-  if (fd && (flags & O_NONBLOCK) == 0)
-    ::fcntl(fd.get(), F_SETFL, ::fcntl(fd.get(), F_GETFL) & ~O_NONBLOCK);
   if (!fd) {
     const int reason = errno;
     findings_.refuse(fmt::format("the open file {} can't be opened here: {}", description.path,

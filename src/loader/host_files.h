@@ -9,6 +9,8 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "base/unique_fd.h"
@@ -16,6 +18,7 @@
 #include "image/leases.h"
 #include "loader/created_files.h"
 #include "loader/findings.h"
+#include "loader/own_files.h"
 #include "loader/restore.h"
 
 namespace rfork::loader {
@@ -45,8 +48,12 @@ class HostFiles {
   Sink sink(uint32_t id) const;
   /// Descriptors of memfds and the seals that they get when all is written and mapped.
   std::vector<std::pair<int, uint32_t>> seals() const;
+  /// The modes that new files get when all is written.
+  const std::vector<FinalMode>& final_modes() const { return final_modes_; }
   /// The program's file, for the exe link; -1: can't be had.
   int executable() const { return executable_; }
+  /// The same file open for writing, as long as which it can't be the program; -1: it isn't.
+  int executable_writer() const { return executable_writer_; }
   /// Opens the file or contents of a description (kinds regular and contents) anew with `flags`;
   /// empty when that was refused.
   UniqueFd open_description(const image::Description& description);
@@ -65,8 +72,9 @@ class HostFiles {
  private:
   struct Contents {
     UniqueFd fd;         ///< read and write; empty when this host's own file is used
-    UniqueFd read_only;  ///< for shared mappings that may never write
+    UniqueFd read_only;  ///< for mappings that may never write to it
     Sink sink;
+    bool program = false;  ///< it is what the process runs
   };
   struct MappedFile {
     UniqueFd own;
@@ -74,12 +82,20 @@ class HostFiles {
     UniqueFd writable;   ///< for shared mappings that may write
   };
 
+  struct Identity {  ///< of a file here
+    uint64_t device = 0, inode = 0;
+    std::string path;
+  };
+
   void place_objects();
   void place_mappings();
   void place_executable();
   Contents carried_file(const image::Object& object);
+  bool may_place(const image::File& there, bool& exists);
+  Contents other_link(const image::File& there, bool replace);
   Contents unnamed(const image::Object& object);
   std::optional<uint64_t> as_shared_anonymous(const image::Object& object) const;
+  UniqueFd open_here(const image::File& file, int flags) const;
   UniqueFd open_same_inode(const image::File& file) const;
   void stand_in(const image::File& file, const image::Object& pages, MappedFile& mapped);
   void find_file(const image::File& file, const image::Mapping& mapping);
@@ -87,6 +103,8 @@ class HostFiles {
   UniqueFd open_named(const image::Description& description, const image::File& file, int flags);
   bool accept(std::string difference, bool accepted, std::string advice);
   bool check_same(const image::Description& description, const image::File& there, int fd);
+  bool is_one_file(const image::File& there, int fd);
+  bool is_program(const image::Object& object) const;
   bool would_break_lease(const std::string& path, int flags);
   void refuse_leased(const std::string& path, const std::string& holder);
 
@@ -101,7 +119,9 @@ class HostFiles {
   std::map<uint32_t, const image::Object*> carried_files_;  ///< Object of kind file by File id
   std::map<uint32_t, const image::Object*> file_pages_;
   std::set<uint32_t> refused_files_;
-  int executable_ = -1;
+  std::map<std::pair<uint64_t, uint64_t>, Identity> opened_;  ///< by device and inode at the origin
+  std::vector<FinalMode> final_modes_;
+  int executable_ = -1, executable_writer_ = -1;
 };
 
 /// open(2) flags of `flags` that are restored: access mode and status, never O_CREAT, O_TRUNC or

@@ -185,6 +185,8 @@ void Restore::State::make_plan(std::vector<image::Mapping> mappings) {
   }
   open_files_->hand(handed_);
   for (const auto& [fd, seals] : files_->seals()) handed_(fd);
+  for (const FinalMode& file : files_->final_modes()) handed_(file.fd);
+  if (files_->executable_writer() >= 0) handed_(files_->executable_writer());
   if (files_->executable() >= 0) handed_(files_->executable());
   if (removed_cwd_) handed_(removed_cwd_.get());
   fill_header();

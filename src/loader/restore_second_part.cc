@@ -5,6 +5,7 @@
 #include <linux/capability.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include "loader/posix_timers.h"
@@ -78,6 +79,20 @@ void Restore::State::write_second_part() {
   const ExeLink exe = exe_link();
   const uint64_t exe_operation = add_exe_operation(*plan_, process_, exe);
   const uint64_t leader = plan_->next();
+  for (const FinalMode& file : files_->final_modes()) {
+    plan_->call(SYS_fchmod, {static_cast<uint64_t>(handed_(file.fd)), file.mode},
+                "set the mode of a file");
+    if (!file.mtime_ns) continue;
+    constexpr int64_t kSecond = 1'000'000'000;
+    timespec times[2]{{0, UTIME_OMIT}, {*file.mtime_ns / kSecond, *file.mtime_ns % kSecond}};
+    if (times[1].tv_nsec < 0) times[1].tv_nsec += kSecond, --times[1].tv_sec;
+    plan_->call(SYS_utimensat, {static_cast<uint64_t>(handed_(file.fd)), 0, plan_->value(times), 0},
+                "set the time of a file");
+  }
+  // No file that is open for writing can be the program: execve(2), ETXTBSY.
+  if (const int writer = files_->executable_writer(); writer >= 0) {
+    plan_->call(SYS_close, {static_cast<uint64_t>(handed_(writer))}, "close the program's file");
+  }
   add_signal_actions(*plan_, process_);
   add_memory_layout(*plan_, process_, settings_, exe, exe_operation);
   add_shared_settings(*plan_, process_, settings_);

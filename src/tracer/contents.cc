@@ -40,8 +40,24 @@ bool overlaps_any(const std::vector<Range>& ranges, const Range& range) {
                      [&](const Range& other) { return other.overlaps(range); });
 }
 
+// To look for data moves the offset, and the process itself may have the same open file.
+class KeptOffset {
+ public:
+  explicit KeptOffset(int fd) : fd_(fd), offset_(::lseek(fd, 0, SEEK_CUR)) {}
+  ~KeptOffset() {
+    if (offset_ >= 0) ::lseek(fd_, offset_, SEEK_SET);
+  }
+  KeptOffset(const KeptOffset&) = delete;
+  KeptOffset& operator=(const KeptOffset&) = delete;
+
+ private:
+  int fd_;
+  off_t offset_;
+};
+
 // Ranges of `fd` that hold data, page-aligned but for the end of the file.
 std::vector<Range> data_ranges(int fd, uint64_t size) {
+  const KeptOffset kept(fd);
   std::vector<Range> ranges;
   for (uint64_t at = 0; at < size;) {
     const off_t data = ::lseek(fd, static_cast<off_t>(at), SEEK_DATA);
@@ -207,7 +223,8 @@ void add_guards_of_shared(Contents& contents, const Inventory& inventory,
 
 // What the process only reads need not be read while it stands still.
 bool only_read(const Inventory& inventory, const Object& object) {
-  return object.kind == Object::Kind::file && !inventory.written_files.contains(*object.file);
+  return object.kind == Object::Kind::file && !inventory.written_files.contains(*object.file) &&
+         !inventory.own_readers.contains(*object.file);
 }
 
 void add_whole_object(std::vector<Piece>& pieces, const Object& object, int fd) {
@@ -223,14 +240,14 @@ void add_whole_object(std::vector<Piece>& pieces, const Object& object, int fd) 
 
 namespace {
 
-// What is under a write lease of the process is read through its own descriptor: to open it would
-// break the lease.
+// What is under a write lease of the process is read through its own descriptor, for to open it
+// would break the lease, and so is what its mode forbids to open.
 UniqueFd open_contents(const Inventory& inventory, pid_t pid, const image::File& file) {
-  const auto leased = inventory.leased_files.find(file.id);
-  if (leased == inventory.leased_files.end()) return open_in_process(pid, file.path, O_RDONLY);
-  UniqueFd fd = duplicate_descriptor(pid, leased->second);
+  const auto reader = inventory.own_readers.find(file.id);
+  if (reader == inventory.own_readers.end()) return open_in_process(pid, file.path, O_RDONLY);
+  UniqueFd fd = duplicate_descriptor(pid, reader->second);
   if (fd && (::fcntl(fd.get(), F_GETFL) & O_ACCMODE) != O_WRONLY) return fd;
-  errno = EWOULDBLOCK;
+  errno = EACCES;
   return {};
 }
 

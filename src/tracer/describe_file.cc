@@ -21,8 +21,13 @@ bool name_leads_to(pid_t pid, const OpenFd& open) {
          status.st_dev == open.status.st_dev;
 }
 
+bool reads(const OpenFd& open) {
+  return (open.flags & O_PATH) == 0 && (open.flags & O_ACCMODE) != O_WRONLY;
+}
+
 uint32_t add_contents(Inventory& inventory, const InventoryInput& input, const OpenFd& open) {
   UniqueFd fd = try_open(fmt::format("/proc/{}/fd/{}", input.pid, open.fd), O_RDONLY);
+  if (!fd && reads(open)) fd = duplicate_descriptor(open.pid, open.fd);
   if (!fd) {
     inventory.obstacles.push_back(
         {fmt::format("descriptor {} is the deleted file {}, whose contents can't be read", open.fd,
@@ -48,15 +53,21 @@ uint32_t add_contents(Inventory& inventory, const InventoryInput& input, const O
   return add_object(inventory, object, open.status.st_dev, open.status.st_ino, std::move(fd));
 }
 
-// To look at it. Whoever opens a file breaks the write lease on it.
-UniqueFd open_to_look(const InventoryInput& input, const OpenFd& open, const std::string& path) {
+// To look at it. Whoever opens a file breaks the write lease on it, and its mode may forbid what a
+// descriptor may do.
+struct Look {
   UniqueFd fd;
-  if (!has_write_lease(open.locks)) {
-    fd = open_in_process(input.pid, path, O_RDONLY);
-  } else if ((open.flags & O_ACCMODE) != O_WRONLY) {
-    fd = duplicate_descriptor(open.pid, open.fd);
-  }
-  return fd ? std::move(fd) : open_in_process(input.pid, path, O_PATH);
+  bool through_descriptor = false;  ///< of the process
+};
+
+Look open_to_look(const InventoryInput& input, const OpenFd& open, const std::string& path) {
+  Look look;
+  if (!has_write_lease(open.locks)) look.fd = open_in_process(input.pid, path, O_RDONLY);
+  if (look.fd) return look;
+  look.through_descriptor = true;
+  if (reads(open)) look.fd = duplicate_descriptor(open.pid, open.fd);
+  if (!look.fd) look.fd = open_in_process(input.pid, path, O_PATH);
+  return look;
 }
 
 // A regular file that has its name.
@@ -65,13 +76,15 @@ void describe_named(Inventory& inventory, const InventoryInput& input, const Ope
   description.kind = Description::Kind::regular;
   // O_TMPFILE has the bit of O_DIRECTORY in it; a file that was linked later is like any other.
   if ((description.flags & O_TMPFILE) == O_TMPFILE) description.flags &= ~O_TMPFILE;
-  const UniqueFd fd = open_to_look(input, open, description.path);
-  if (!fd) throw_errno("open", open.path);
-  description.file = add_file(inventory, input.earlier, fd.get(), description.path);
+  const Look look = open_to_look(input, open, description.path);
+  if (!look.fd) throw_errno("open", open.path);
+  description.file = add_file(inventory, input.earlier, look.fd.get(), description.path);
   inventory.open_files.insert(*description.file);
   if ((description.flags & O_ACCMODE) != O_RDONLY)
     inventory.written_files.insert(*description.file);
-  if (has_write_lease(open.locks)) inventory.leased_files[*description.file] = open.fd;
+  if (!look.through_descriptor || open.pid != input.pid) return;
+  if (reads(open)) inventory.own_readers[*description.file] = open.fd;
+  if (has_write_lease(open.locks)) inventory.own_readers.emplace(*description.file, open.fd);
 }
 
 // Its name is gone or another file's, but it may have others.

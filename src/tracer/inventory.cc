@@ -99,6 +99,7 @@ uint32_t add_object(Inventory& inventory, image::Object object, uint64_t device,
         *std::find_if(inventory.objects.begin(), inventory.objects.end(),
                       [id = id](const image::Object& candidate) { return candidate.id == id; });
     if (!source.fd) known.size = exact ? object.size : std::max(known.size, object.size);
+    if (exact) known.mode = status.st_mode & 07777;  // who only maps it may not know
     known.seals |= object.seals;
     known.huge_page_size = std::max(known.huge_page_size, object.huge_page_size);
     if (!source.fd) source.fd = std::move(fd);

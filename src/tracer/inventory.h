@@ -41,10 +41,10 @@ struct Inventory {
   std::vector<image::Mapping> mappings;
   std::set<uint32_t> open_files;  ///< File ids that descriptors or writable shared mappings name:
                                   ///< contents matter as a whole
-  std::set<uint32_t> written_files;      ///< those of them that the process may write
-  std::set<uint32_t> mapped_files;       ///< File ids that mappings or the executable name
-  std::map<uint32_t, int> leased_files;  ///< File ids under a write lease of the process, with its
-                                         ///< descriptor: not to be opened
+  std::set<uint32_t> written_files;     ///< those of them that the process may write
+  std::set<uint32_t> mapped_files;      ///< File ids that mappings or the executable name
+  std::map<uint32_t, int> own_readers;  ///< File ids under a write lease of the process, or that we
+                                        ///< may not open: read through that descriptor of its
   uint32_t executable = 0;
   bool executable_deleted = false;
   std::map<uint32_t, UniqueFd> relays;          ///< the process's own end, by Description id

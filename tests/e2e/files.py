@@ -6,12 +6,16 @@ cut         the file is shorter: refused with both sizes; --changed-files goes o
 changed     the destination has another version
 grown       the file is longer: said
 rewritten   it has the same size, and was written: said
+kind        a FIFO has the name of a file: refused at once
 mapped-cut  a file that is only mapped is shorter
+own-rights  files that root had opened before it became another user: root opens them again
 long-path   a file and a working directory whose paths are longer than the kernel tells: refused
 fifo        a FIFO that nobody has open any more gets its contents back; one that is gone is made
 one-end     a FIFO of which the process has the reading end only
 no-writer   a FIFO that nobody has written to since it was opened: its end isn't told before there was a writer
 fifo-away   a FIFO whose writer is gone, on another host: what is in it, and its end
+made        what the destination lacks gets its modes and times, also directories on the way, and symbolic links
+links       two names of a file that the destination lacks, one of which it has, and that are two files there
 watches     a watched file that is gone: its watch ends as if the file had been deleted now
 marks       a file marked by fanotify that is gone: said; unread events become FAN_Q_OVERFLOW, and no others
 tail        tail -f
@@ -99,6 +103,18 @@ def grown(world):
     restore(world, image).expect(0, out="iginal and more\n", err="from 8 to 17 bytes")
 
 
+def kind(world):
+    (world.folder / "data").write_text("original")
+    own(world, "data")
+    code = "fd, path = os.open('data', os.O_RDWR), os.open('data', os.O_PATH)\nready()\n"
+    image = capture(world, start(world, code))
+    (world.folder / "data").unlink()
+    os.mkfifo(world.folder / "data", 0o600)
+    own(world, "data")
+    for options in [], ["--overwrite-files"]:
+        restore(world, image, *options).refused(REFUSED, "data is another kind of file here")
+
+
 def mapped_cut(world):
     code = """
 import mmap
@@ -118,6 +134,24 @@ print(memory[:4], len(memory))
     says = "mapped file", "data was cut from 100004 to 4 bytes"
     restore(world, image).refused(REFUSED, *says, "--changed-files")
     restore(world, image, "--changed-files").expect(0, out="b'data' 100004\n", err=says[1])
+
+
+def own_rights(world):
+    code = f"""
+os.mkdir("private", 0o700)
+log, secret = (os.open("private/" + name, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600) for name in ("log", "secret"))
+os.write(log, b"before ")
+os.setgid({harness.ORDINARY})
+os.setuid({harness.ORDINARY})
+os.write(log, b"then ")
+ready()
+os.write(log, b"after")
+print(os.pread(log, 99, 0), os.getuid() == {harness.ORDINARY})
+"""
+    world.folder.chmod(0o755)
+    image = capture(world, start(world, code))
+    world.go()
+    restore(world, image).expect(0, out="b'before then after' True\n")
 
 
 def long_path(world):
@@ -269,6 +303,73 @@ print(oct(os.stat("folder/inbox").st_mode))
     ended.expect(0, out="True b'left' b''\n0o10640\n")
 
 
+MADE = """
+os.umask(0)
+os.makedirs("folder/deep/down", 0o750)
+os.chmod("folder/deep", 0o1711)
+os.chdir("folder/deep/down")
+file = os.open("file", os.O_RDWR | os.O_CREAT)
+os.write(file, b"contents")
+os.fchmod(file, 0o6440)
+os.utime(file, ns=(5, 1_100_000_000_000_000_007))
+os.symlink("nowhere", "link")
+link = os.open("link", os.O_PATH | os.O_NOFOLLOW)
+os.mkdir("open", 0o700)
+opened = os.open("open", os.O_RDONLY)
+os.chdir("../../..")
+ready()
+os.chdir("folder/deep/down")
+status = os.fstat(file)
+print(oct(status.st_mode), status.st_mtime_ns, os.pread(file, 9, 0), os.pwrite(file, b"C", 0))
+print(os.readlink("", dir_fd=link), os.readlink("link"), oct(os.fstat(link).st_mode))
+print([oct(os.stat(name).st_mode) for name in ("..", ".", "open")])
+"""
+
+
+def made(world):
+    """The program's own directory is on both hosts."""
+    _, daemon, to = elsewhere(world)
+    program = start(world, MADE, host=to["host"])
+    world.trace(program.pid, daemon.address, **to).expect(0)
+    child = daemon.child_id()
+    world.go()
+    out = ("0o106440 1100000000000000007 b'contents' 1\nnowhere nowhere 0o120777\n"
+           "['0o41711', '0o40750', '0o40700']\n")
+    program.wait().expect(0, out=out)
+    daemon.finished(child).expect(0, out=out)
+
+
+LINKS = """
+for name in "one", "two":
+    if os.path.exists("folder/" + name): os.unlink("folder/" + name)
+with open("folder/one", "w") as file: file.write("data")
+os.link("folder/one", "folder/two")
+one, two = os.open("folder/one", os.O_RDWR), os.open("folder/two", os.O_RDWR)
+ready()
+os.write(one, b"DA")
+same = os.path.samestat
+print(os.read(two, 9), os.fstat(one).st_nlink, same(os.fstat(one), os.fstat(two)), same(os.stat("folder/one"), os.stat("folder/two")))
+"""
+
+
+def links(world):
+    there, daemon, to = elsewhere(world)
+    children = []
+    for files in "", "one", "two", "one two":
+        there.call("sh", "-c", f"cd {world.folder}/folder; rm -f one two; for i in {files}; do printf data > $i; chmod 666 $i; done")
+        program = start(world, LINKS, host=to["host"])
+        if files == "one two":
+            world.trace(program.pid, daemon.address, **to).refused(REFUSED, "one and", "two are two files here, and were one")
+        else:
+            world.trace(program.pid, daemon.address, **to).expect(0)
+            children.append(daemon.child_id(known=children))
+        world.go()
+        program.wait().expect(0, out="b'DAta' 2 True True\n")
+        if files != "one two":
+            daemon.finished(children[-1]).expect(0, out="b'DAta' 2 True True\n")
+        (world.folder / "go").unlink()
+
+
 def watches(world):
     code = """
 libc = ctypes.CDLL(None)
@@ -387,9 +488,10 @@ def own(world, name):
         os.chown(world.folder / name, harness.ORDINARY, harness.ORDINARY)
 
 
-CASES = {"replaced": replaced, "cut": cut, "grown": grown, "rewritten": rewritten, "changed": changed,
-         "mapped-cut": mapped_cut, "long-path": long_path, "fifo": fifo, "one-end": one_end, "no-writer": no_writer,
-         "fifo-away": fifo_away, "watches": watches, "marks": marks, "tail": tail, "streams": streams, "many": many}
+CASES = {"replaced": replaced, "cut": cut, "grown": grown, "rewritten": rewritten, "changed": changed, "kind": kind,
+         "mapped-cut": mapped_cut, "own-rights": own_rights, "long-path": long_path, "fifo": fifo, "one-end": one_end,
+         "no-writer": no_writer, "fifo-away": fifo_away, "made": made, "links": links, "watches": watches, "marks": marks,
+         "tail": tail, "streams": streams, "many": many}
 
 if __name__ == "__main__":
     harness.main(CASES[sys.argv[1]], user=sys.argv[2] == "user")

@@ -1,4 +1,5 @@
-// Open files with no name left: deleted ones and O_TMPFILE; contents, offset, mode, holes, sharing.
+// Open files with no name left: deleted ones and O_TMPFILE; contents, offset, mode, also one that
+// forbids to open them, holes, sharing.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -23,6 +24,16 @@ int main(int argc, char** argv) {
   if (nameless >= 0) EXPECT_EQ(write(nameless, "nameless", 8), 8);
   const int empty = MUST(open(target::path("empty").c_str(), O_RDWR | O_CREAT | O_TRUNC, 0600));
   MUST(unlink(target::path("empty").c_str()));
+  const uint32_t modes[] = {0444, 0, 04511};
+  int forbidden[3];
+  for (int i = 0; i < 3; ++i) {
+    const std::string name = target::path("forbidden");
+    forbidden[i] = MUST(open(name.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600));
+    EXPECT_EQ(write(forbidden[i], "forbidden", 9), 9);
+    MUST(lseek(forbidden[i], 3, SEEK_SET));
+    MUST(fchmod(forbidden[i], modes[i]));
+    MUST(unlink(name.c_str()));
+  }
 
   target::ready();
   target::wait_for_go();
@@ -49,6 +60,14 @@ int main(int argc, char** argv) {
     EXPECT_EQ(pread(nameless, now, 20, 0), 8);
     EXPECT(std::memcmp(now, "nameless", 8) == 0);
     EXPECT_EQ(lseek(nameless, 0, SEEK_CUR), 8);
+  }
+  for (int i = 0; i < 3; ++i) {
+    MUST(fstat(forbidden[i], &status));
+    EXPECT_EQ(status.st_mode & 07777, modes[i]);
+    EXPECT_EQ(lseek(forbidden[i], 0, SEEK_CUR), 3);
+    EXPECT_EQ(pwrite(forbidden[i], "F", 1, 0), 1);
+    EXPECT_EQ(pread(forbidden[i], now, 20, 0), 9);
+    EXPECT(std::memcmp(now, "Forbidden", 9) == 0);
   }
   MUST(fstat(empty, &status));
   EXPECT_EQ(status.st_size, 0);

@@ -1,6 +1,7 @@
 // Descriptors of regular files: the offset is shared by a dup and not by a second open; flags, O_APPEND,
-// close-on-exec and numbers are kept, and so is what is not open.
+// close-on-exec and numbers are kept, what is not open, and what a file's mode forbids by now.
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -25,6 +26,14 @@ int main(int argc, char** argv) {
     flags[i] = MUST(fcntl(fds[i], F_GETFL));
     fd_flags[i] = MUST(fcntl(fds[i], F_GETFD));
   }
+  const std::string locked = target::path("read-only"), hidden = target::path("hidden");
+  const int writer = MUST(open(locked.c_str(), O_RDWR | O_CREAT | O_EXCL, 0444));
+  EXPECT_EQ(write(writer, "data", 4), 4);
+  char* const mapped =
+      static_cast<char*>(target::map(target::kPage, PROT_READ | PROT_WRITE, MAP_SHARED, writer));
+  const int secret = MUST(open(hidden.c_str(), O_RDWR | O_CREAT | O_EXCL, 0));
+  EXPECT_EQ(write(secret, "hidden", 6), 6);
+  MUST(lseek(secret, 2, SEEK_SET));
   int open_before = 0;
   for (int fd = 0; fd < 1100; ++fd) open_before += fcntl(fd, F_GETFD) >= 0;
 
@@ -48,6 +57,18 @@ int main(int argc, char** argv) {
   EXPECT_EQ(write(append, "after\n", 6), 6);
   EXPECT_EQ(target::read_file(log.c_str()).rfind("before\n", 0), 0);
   EXPECT(target::read_file(log.c_str()).size() >= 13);
+  struct stat status;
+  MUST(fstat(writer, &status));
+  EXPECT_EQ(status.st_mode & 07777, 0444);
+  EXPECT_EQ(pwrite(writer, "D", 1, 0), 1);
+  mapped[1] = 'A';
+  EXPECT(target::read_file(locked.c_str()) == "DAta");
+  MUST(fstat(secret, &status));
+  EXPECT_EQ(status.st_mode & 07777, 0);
+  EXPECT_EQ(lseek(secret, 0, SEEK_CUR), 2);
+  char text[16];
+  EXPECT_EQ(pread(secret, text, sizeof text, 0), 6);
+  EXPECT_EQ(pwrite(secret, "hidden", 6, 0), 6);
   int open_after = 0;
   for (int fd = 0; fd < 1100; ++fd) open_after += fcntl(fd, F_GETFD) >= 0;
   EXPECT_EQ(open_after, open_before);

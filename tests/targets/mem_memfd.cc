@@ -26,6 +26,12 @@ int main(int argc, char** argv) {
   MUST(close(closed_fd));
   target::fill(one, size, 2);
 
+  const int read_only = MUST(memfd_create("read-only", 0));
+  EXPECT_EQ(write(read_only, "still written", 13), 13);
+  char* const shown =
+      static_cast<char*>(target::map(target::kPage, PROT_READ | PROT_WRITE, MAP_SHARED, read_only));
+  MUST(fchmod(read_only, 0444));
+
   const int sealed = MUST(memfd_create("sealed", MFD_ALLOW_SEALING));
   EXPECT_EQ(write(sealed, "constant", 8), 8);
   const int all_seals = F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_WRITE | F_SEAL_SEAL;
@@ -56,6 +62,11 @@ int main(int argc, char** argv) {
   target::expect_filled("mapped only", one, size, 2);
   one[5] = 'z';
   EXPECT_EQ(two[5], 'z');
+
+  MUST(fstat(read_only, &status));
+  EXPECT_EQ(status.st_mode & 07777, 0444);
+  EXPECT_EQ(pwrite(read_only, "S", 1, 0), 1);
+  EXPECT(std::memcmp(shown, "Still", 5) == 0);
 
   EXPECT_EQ(fcntl(sealed, F_GET_SEALS), all_seals);
   EXPECT_EQ(fcntl(sealed, F_GETFD), 0);
