@@ -157,7 +157,7 @@ struct Description {
     inotify,    ///< `inotify`
     fifo,       ///< an end of a FIFO that only the process has open: `other`, `mode`, `removed`
     kernel_file,      ///< a file or directory of /proc or /sys: the child opens its own
-    path,             ///< opened with O_PATH, and no regular file or directory: `mode`
+    path,             ///< opened with O_PATH, no regular file or directory: `mode`, `removed`
     pidfd,            ///< of the process itself; with PIDFD_THREAD in `flags` of its leader
     pseudo_terminal,  ///< an end of one that only the process has open: `terminal`, `other`
     fanotify,         ///< `fanotify`
@@ -180,7 +180,7 @@ struct Description {
   RelayType relay = RelayType::reader;  ///< of kind relay
   Bytes terminal_modes;                 ///< struct termios2 of a relayed terminal
   Bytes window_size;                    ///< its struct winsize
-  uint64_t count = 0;
+  uint64_t count = 0;  ///< of a FIFO 1: a reading end, to which nobody has written yet
   bool semaphore = false;
   uint64_t signal_mask = 0;
   FileTimer timer;
@@ -190,7 +190,7 @@ struct Description {
   /// terminal: the first one of the same terminal; 0: itself.
   uint32_t other = 0;
   uint64_t capacity = 0;  ///< of a pipe, bytes: F_GETPIPE_SZ; of a socket: SO_RCVBUF as it is read
-  std::vector<Bytes> queued;  ///< what can be read: of a pipe in packet mode a packet each
+  std::vector<Bytes> queued;  ///< what can be read: of packet mode one each; where a link leads
   int32_t owner_type = 0;     ///< F_SETOWN_EX: F_OWNER_*
   int32_t owner = 0;          ///< who gets the signals of O_ASYNC; 0: nobody
   int32_t owner_signal = 0;   ///< F_SETSIG
@@ -198,7 +198,7 @@ struct Description {
   std::vector<InotifyWatch> inotify;
   std::optional<FanotifyGroup> fanotify;  ///< `count` as of inotify
   uint32_t mode = 0;                      ///< st_mode
-  /// Of a FIFO or directory: its name is gone. Of a pseudo-terminal's master: no slave is open.
+  /// Of FIFO, directory, link: its name is gone. Of a pseudo-terminal's master: no slave is open.
   bool removed = false;
   int32_t shut = 0;  ///< of a socket: 1 it reads no more, 2 it writes no more
   /// Of a relayed one: what the child's end is like. None in an image of old: then one of a pair of
