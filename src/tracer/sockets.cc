@@ -123,6 +123,8 @@ bool has_level(const image::Socket& socket, int level) {
       return internet && socket.type == SOCK_STREAM;
     case IPPROTO_UDP:
       return internet && socket.type == SOCK_DGRAM;
+    case IPPROTO_UDPLITE:
+      return internet && socket.protocol == IPPROTO_UDPLITE;
     default:
       return internet;
   }
@@ -132,10 +134,10 @@ std::vector<image::SocketOption> ask_options(int fd, const image::Socket& socket
   std::vector<image::SocketOption> options;
   for (const SocketOptionKind& kind : image::socket_options()) {
     if (!has_level(socket, kind.level)) continue;
-    std::array<std::byte, 64> buffer{};
+    Bytes value(kind.size);
     socklen_t size = kind.size;
-    if (::getsockopt(fd, kind.level, kind.option, buffer.data(), &size) != 0) continue;
-    Bytes value(buffer.begin(), buffer.begin() + std::min<socklen_t>(size, kind.size));
+    if (::getsockopt(fd, kind.level, kind.option, value.data(), &size) != 0) continue;
+    value.resize(std::min<socklen_t>(size, kind.size));
     options.push_back({kind.name, option_value(fd, kind, std::move(value))});
   }
   return options;
@@ -146,13 +148,18 @@ std::vector<image::SocketOption> ask_options(int fd, const image::Socket& socket
 void leave_out_of_tcp(bool connected, std::vector<image::SocketOption>& options) {
   constexpr std::array kMeaningless{"IP_MULTICAST_TTL", "IP_MULTICAST_IF", "IPV6_MULTICAST_HOPS",
                                     "IPV6_MULTICAST_IF"};
-  constexpr std::array kOfConnection{"TCP_MAXSEG", "TCP_WINDOW_CLAMP", "TCP_FASTOPEN",
+  constexpr std::array kOfConnection{"TCP_MAXSEG",           "TCP_WINDOW_CLAMP",
+                                     "TCP_FASTOPEN",         "TCP_FASTOPEN_KEY",
                                      "TCP_FASTOPEN_CONNECT", "SO_INCOMING_CPU"};
   const auto is_in = [](const auto& names, const std::string& name) {
     return std::ranges::find(names, name) != names.end();
   };
+  // Without a queue for it the key is the host's.
+  const auto queue = std::ranges::find(options, "TCP_FASTOPEN", &image::SocketOption::name);
+  const bool has_key = queue != options.end() && queue->value != Bytes(queue->value.size());
   std::erase_if(options, [&](const image::SocketOption& option) {
-    return is_in(kMeaningless, option.name) || (connected && is_in(kOfConnection, option.name));
+    return is_in(kMeaningless, option.name) || (connected && is_in(kOfConnection, option.name)) ||
+           (!has_key && option.name == "TCP_FASTOPEN_KEY");
   });
 }
 
