@@ -15,6 +15,7 @@
 #include "image/socket_options.h"
 #include "image/socket_words.h"
 #include "tracer/proc_text.h"
+#include "tracer/socket_obstacles.h"
 #include "tracer/sockets.h"
 #include "tracer/tcp_connections.h"
 
@@ -138,23 +139,15 @@ uint32_t others_waiting(const OwnChannels& channels, const SocketEnd& end, const
 
 bool check_state(Inventory& inventory, const InventoryInput& input, const OwnChannels& channels,
                  const SocketEnd& end, const Socket& socket, int own) {
-  if (has_unreadable_filter(own)) {
-    return refuse(inventory, end, "with an eBPF filter, which can't be read");
-  }
-  if (socket.family == AF_PACKET && is_in_fanout(own)) {
-    return refuse(inventory, end, "that shares what comes with others (PACKET_FANOUT)");
-  }
-  if (socket.error && socket.type == SOCK_STREAM && socket.family != AF_UNIX) {
-    return refuse(inventory, end, "with an error that the process hasn't asked for yet");
+  const bool stopped = input.earlier != nullptr;
+  if (const auto found = socket_obstacle(own, socket, stopped); !found.words.empty()) {
+    const std::string drop = fmt::format("--drop-fd {} goes on without it", end.end.fd);
+    return refuse(inventory, end, found.words,
+                  found.when.empty() ? drop : fmt::format("try again {}, or {}", found.when, drop));
   }
   if (const std::string why = connection_obstacle(channels, end, socket, own); !why.empty()) {
     return refuse(inventory, end, why,
                   fmt::format("try again later, or --drop-fd {} goes on without it", end.end.fd));
-  }
-  if (socket.family == AF_NETLINK && memory_queued(own) != 0) {
-    return refuse(
-        inventory, end, "with messages that the process hasn't read yet",
-        fmt::format("try again when it has, or --drop-fd {} goes on without it", end.end.fd));
   }
   const uint32_t waiting = others_waiting(channels, end, socket, own);
   if (waiting == 0 || !input.move || input.drop_connections) return true;

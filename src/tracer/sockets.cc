@@ -23,6 +23,7 @@
 #include "image/socket_options.h"
 #include "image/socket_words.h"
 #include "tracer/socket_groups.h"
+#include "tracer/socket_obstacles.h"
 
 namespace rfork::tracer {
 
@@ -323,8 +324,7 @@ std::optional<Socket> describe_socket(int fd, pid_t pid, bool linked) {
   if (is_tcp(socket)) leave_out_of_tcp(linked, socket.options);
   socket.filter = ask_filter(fd);
   add_groups(fd, pid, socket);
-  pollfd state{fd, 0, 0};
-  socket.error = ::poll(&state, 1, 0) == 1 && (state.revents & POLLERR) != 0;
+  socket.error = has_error(fd);
   const bool raw = socket.family != AF_NETLINK && socket.type == SOCK_RAW;
   if (raw || socket.family == AF_PACKET) socket.left = memory_queued(fd);
   return socket;
@@ -395,6 +395,8 @@ std::optional<std::vector<PeekedMessage>> peek_messages(int fd, const Socket& so
   const std::unique_ptr<std::byte[]> memory(new std::byte[kBuffer]);
   const std::span<std::byte> buffer(memory.get(), kBuffer);
   for (size_t offset = 0; !(stream || packets) || offset < total;) {
+    // The peek would be told of it instead of the process.
+    if (!stream && has_error(fd)) return std::nullopt;
     bool whole = true;
     auto one = peek_one(fd, buffer, whole);
     if (!one) break;
