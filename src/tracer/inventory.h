@@ -69,6 +69,7 @@ struct InventoryInput {
   bool forked = false;                 ///< what it shares with others is no obstacle
   bool leave_children = false;         ///< what it shares with its descendants is none
   bool own_segments = false;           ///< SysV segments that it shares are none
+  bool glance = false;                 ///< nobody will take what is found
   const Inventory* earlier = nullptr;  ///< digests are taken from there; the process is stopped
   pid_t copy = 0;                      ///< a copy of the process that was made for us; 0: none
 };

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <set>
 
+#include "base/io.h"
 #include "image/socket_options.h"
 #include "image/socket_words.h"
 #include "tracer/proc_text.h"
@@ -79,10 +80,21 @@ void mark_own(pid_t pid, image::SocketMessage& message) {
   std::memcpy(message.credentials.data(), &sender, sizeof sender);
 }
 
+/// How many descriptors are on their way in it, as the kernel counts them.
+size_t count_passed(const ChannelEnd& end) {
+  const auto info =
+      try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/fdinfo/{}", end.pid, end.fd)).value_or("");
+  return std::stoul(value_of(info, "scm_fds").value_or("0"));
+}
+
 /// False: not all of it can be read or named.
 bool add_messages(pid_t pid, const SocketEnd& end, int own, Socket& socket) {
   auto peeked = peek_messages(own, socket);
   if (!peeked) return false;
+  size_t passed_here = 0;
+  for (const PeekedMessage& one : *peeked) passed_here += one.passed.size();
+  // An empty datagram that was peeked at before isn't shown again, whatever comes with it.
+  if (socket.type != SOCK_STREAM && passed_here < count_passed(end.end)) return false;
   for (PeekedMessage& one : *peeked) {
     mark_own(pid, one.message);
     for (const UniqueFd& passed : one.passed) {
@@ -207,9 +219,9 @@ std::optional<bool> add_socket(Inventory& inventory, const InventoryInput& input
   }
   if (socket->listening) socket->pending = channels.waiting_at(end.end);
   if (!check_state(inventory, input, channels, end, *socket, own.get())) return false;
-  if (input.earlier != nullptr && !add_queue(inventory, channels, end, own.get(), *socket)) {
-    return false;
-  }
+  // An empty datagram is shown once to who peeks: --check leaves it to the real run.
+  const bool read = input.earlier != nullptr && (!input.glance || socket->type == SOCK_STREAM);
+  if (read && !add_queue(inventory, channels, end, own.get(), *socket)) return false;
   if (link != nullptr && input.into_file) inventory.connections.push_back(std::move(own));
   description.kind = Description::Kind::socket;
   description.socket = *std::move(socket);

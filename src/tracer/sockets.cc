@@ -291,6 +291,12 @@ size_t queued_bytes(int fd) {
   return ::ioctl(fd, FIONREAD, &size) == 0 && size > 0 ? static_cast<size_t>(size) : 0;
 }
 
+/// Whether the other end sends no more.
+bool is_at_end(int fd) {
+  pollfd state{fd, POLLRDHUP, 0};
+  return ::poll(&state, 1, 0) == 1 && (state.revents & POLLRDHUP) != 0;
+}
+
 bool has_messages(const Socket& socket) {
   if (socket.listening) return false;
   if (socket.family == AF_UNIX) return socket.connected || socket.type == SOCK_DGRAM;
@@ -387,14 +393,16 @@ std::optional<std::vector<PeekedMessage>> peek_messages(int fd, const Socket& so
   constexpr size_t kBuffer = 64u << 20;  // more than a message has; untouched pages cost nothing
   std::vector<PeekedMessage> messages;
   if (!has_messages(socket)) return messages;
-  const bool stream = socket.type == SOCK_STREAM, packets = socket.type == SOCK_SEQPACKET;
+  const bool stream = socket.type == SOCK_STREAM;
+  // Behind the last packet there is the end, which looks like one more that is empty.
+  const bool ends = socket.type == SOCK_SEQPACKET && is_at_end(fd);
   const size_t total = queued_bytes(fd);  // of these two types, of all that is queued
-  if ((stream || packets) && total == 0) return messages;
+  if ((stream || ends) && total == 0) return messages;
   const PeekOffset peek(fd);
   if (!peek.set(0)) return std::nullopt;
   const std::unique_ptr<std::byte[]> memory(new std::byte[kBuffer]);
   const std::span<std::byte> buffer(memory.get(), kBuffer);
-  for (size_t offset = 0; !(stream || packets) || offset < total;) {
+  for (size_t offset = 0; !(stream || ends) || offset < total;) {
     // The peek would be told of it instead of the process.
     if (!stream && has_error(fd)) return std::nullopt;
     bool whole = true;
@@ -411,7 +419,7 @@ std::optional<std::vector<PeekedMessage>> peek_messages(int fd, const Socket& so
       peek.set(static_cast<int>(offset + one->message.data.size()));
     }
     offset += one->message.data.size();
-    if ((stream || packets) && offset > total) return std::nullopt;
+    if ((stream || ends) && offset > total) return std::nullopt;
     messages.push_back(*std::move(one));
     if (messages.size() > kMostMessages) return std::nullopt;
   }
