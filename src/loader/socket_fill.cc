@@ -30,10 +30,10 @@ bool speaks_as(const Socket& socket, const Bytes& name) {
 
 }  // namespace
 
-SocketMaker::Made* SocketMaker::own_with_name(const Bytes& name, const Made& other_than) {
+SocketMaker::Made* SocketMaker::own_with_name(const Bytes& name, const Made& receiver) {
   for (auto& [id, one] : made_) {
-    if (&one != &other_than && one.bound.fd && speaks_as(one.socket, name) &&
-        one.socket.type == other_than.socket.type && !one.socket.listening) {
+    if (one.bound.fd && speaks_as(one.socket, name) && one.socket.type == receiver.socket.type &&
+        !one.socket.listening) {
       return &one;
     }
   }

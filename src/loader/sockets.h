@@ -82,7 +82,7 @@ class SocketMaker {
   void fill(Made& one, const std::function<int(uint32_t)>& descriptor);
   int send_to(Made& one, const image::SocketMessage& message, std::span<const int> passed);
   int send_as_sender(Made& one, const image::SocketMessage& message, std::span<const int> passed);
-  Made* own_with_name(const Bytes& name, const Made& other_than);
+  Made* own_with_name(const Bytes& name, const Made& receiver);
   void finish(Made& one);
 
   const image::Snapshot& snapshot_;

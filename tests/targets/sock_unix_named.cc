@@ -167,6 +167,76 @@ struct Empty {
   }
 };
 
+/// In a directory that another host hasn't.
+std::string beneath(const char* name) {
+  const std::string folder = target::path("beneath");
+  MUST(mkdir(folder.c_str(), 0755));
+  return folder + "/" + name;
+}
+
+/// Connected to itself, by a path or an abstract name.
+struct Itself {
+  int fd = make(SOCK_DGRAM);
+  explicit Itself(const std::string& name) {
+    bind_unix(fd, name);
+    MUST(connect_unix(fd, name));
+    say(fd, "before");
+  }
+  void check() {
+    EXPECT_TEXT(receive(fd), "before");
+    say(fd, "after");
+    EXPECT_TEXT(receive(fd), "after");
+    EXPECT_TEXT(receive(fd), "-EAGAIN");
+  }
+};
+
+/// A path that fills the address, without a NUL behind it.
+struct Longest {
+  int fd = make(SOCK_STREAM);
+  std::string path = target::path("");
+  socklen_t size = 0;
+  Longest() {
+    sockaddr_un name{};
+    name.sun_family = AF_UNIX;
+    path.append(sizeof name.sun_path - path.size(), 'l');
+    std::memcpy(name.sun_path, path.data(), path.size());
+    MUST(bind(fd, reinterpret_cast<const sockaddr*>(&name), sizeof name));
+    size = length();
+  }
+  socklen_t length() {
+    sockaddr_storage name{};
+    socklen_t told = sizeof name;
+    MUST(getsockname(fd, reinterpret_cast<sockaddr*>(&name), &told));
+    EXPECT_EQ(std::memcmp(reinterpret_cast<const sockaddr_un*>(&name)->sun_path, path.data(),
+                          path.size()),
+              0);
+    return told;
+  }
+  void check() {
+    EXPECT_EQ(length(), size);
+    EXPECT_EQ(access(path.c_str(), F_OK), 0);
+  }
+};
+
+/// What was shut down without a connection stays so.
+struct Shut {
+  int listening = make(SOCK_STREAM), alone = make(SOCK_STREAM);
+  std::string name = abstract("shut");
+  Shut() {
+    bind_unix(listening, name);
+    MUST(listen(listening, 3));
+    MUST(shutdown(listening, SHUT_RD));
+    MUST(shutdown(alone, SHUT_RDWR));
+  }
+  void check() {
+    const int client = make(SOCK_STREAM);
+    EXPECT_EQ(connect_unix(client, name), -1);
+    EXPECT_EQ(errno, ECONNREFUSED);
+    EXPECT_EQ(sockets::ready_for(alone) & (POLLHUP | POLLRDHUP), POLLHUP | POLLRDHUP);
+    close(client);
+  }
+};
+
 struct Alone {
   int unbound = make(SOCK_STREAM | SOCK_NONBLOCK), bound = make(SOCK_STREAM);
   int orphan = make(SOCK_DGRAM);
@@ -197,6 +267,9 @@ int main(int argc, char** argv) {
   Removed removed;
   Alone alone;
   Empty empty(SOCK_DGRAM), packets(SOCK_SEQPACKET);
+  Itself itself(beneath("itself")), nameless(abstract("itself"));
+  Longest longest;
+  Shut shut;
   target::ready();
   target::wait_for_go();
   listening.check();
@@ -205,5 +278,9 @@ int main(int argc, char** argv) {
   alone.check();
   empty.check();
   packets.check();
+  itself.check();
+  nameless.check();
+  longest.check();
+  shut.check();
   target::finish();
 }
