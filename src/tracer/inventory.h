@@ -53,6 +53,7 @@ struct Inventory {
   std::vector<KeptSocket> kept;       ///< of a move into a file: TCP connections to elsewhere
   std::set<ino_t> own_channels;       ///< pipes and sockets that nobody else has
   std::vector<Reason> obstacles;      ///< what can't be carried
+  std::vector<std::string> notes;     ///< what is lost, and the program goes on without
   std::vector<SmapsEntry> smaps;      ///< what the flags of `mappings` were taken from
   std::shared_ptr<IpcNamespace> ipc_namespace;  ///< of the process, if it has SysV segments
 };

@@ -169,6 +169,20 @@ bool check_state(Inventory& inventory, const InventoryInput& input, const OwnCha
       "try again when they are accepted, or go on without them: --drop-connections");
 }
 
+void note_losses(Inventory& inventory, const SocketEnd& end, const Socket& socket) {
+  const auto note = [&](const std::string& what) {
+    inventory.notes.push_back(fmt::format("descriptor {} is {} {}", end.end.fd, end.words, what));
+  };
+  if (socket.left != 0) note("with packets in it that nobody has read, which are lost");
+  if (socket.family == AF_PACKET) note("that won't ask its interface for more (promiscuous mode)");
+  const std::string path = image::socket_path(socket.name);
+  const bool reached = socket.listening || (socket.type == SOCK_DGRAM && !socket.connected);
+  if (socket.family == AF_UNIX && reached && !path.empty() && !path.starts_with('/') &&
+      !socket.has_path) {
+    note("whose path doesn't lead to it from the working directory: nobody will reach it by that");
+  }
+}
+
 /// A TCP connection to elsewhere, which the child takes as it is: nothing of it needs to be read.
 bool keep_connection(Inventory& inventory, const InventoryInput& input, UniqueFd own,
                      Description& description) {
@@ -219,6 +233,7 @@ std::optional<bool> add_socket(Inventory& inventory, const InventoryInput& input
   }
   if (socket->listening) socket->pending = channels.waiting_at(end.end);
   if (!check_state(inventory, input, channels, end, *socket, own.get())) return false;
+  note_losses(inventory, end, *socket);
   // An empty datagram is shown once to who peeks: --check leaves it to the real run.
   const bool read = input.earlier != nullptr && (!input.glance || socket->type == SOCK_STREAM);
   if (read && !add_queue(inventory, channels, end, own.get(), *socket)) return false;

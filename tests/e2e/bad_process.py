@@ -339,6 +339,37 @@ def sockets(world):
         unharmed(world, target, folder)
 
 
+WITH_LOSSES = """
+import os, socket, sys
+os.chdir(sys.argv[1])
+one = socket.socket(socket.AF_UNIX)
+one.bind("relative")
+one.listen()
+os.chdir("/")
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, 253)  # for experiments
+raw.sendto(b"packet", ("127.0.0.1", 0))
+packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+print(one.fileno(), raw.fileno(), packets.fileno(), flush=True)
+sys.stdin.readline()
+print(len(raw.recv(100)))
+"""
+
+
+def socket_notes(world):
+    """What a socket loses and the program goes on without is said, by --check too."""
+    target = world.start([sys.executable, "-c", WITH_LOSSES, world.folder], stdin=subprocess.PIPE)
+    one, raw, packets = target.line().split()
+    notes = [f"descriptor {one} is", "nobody will reach it", f"descriptor {raw} is", "nobody has read, which are lost",
+             f"descriptor {packets} is", "promiscuous mode"]
+    said = world.trace("--check", "--json", target.pid, "-o", world.folder / "image").expect(0).json()
+    text = " ".join(item["what"] for item in said["changed"])
+    expect(all(note in text for note in notes), f"{said}")
+    world.trace(target.pid, "-o", world.folder / "image").expect(0, err=notes)
+    target.popen.stdin.write("\n")
+    target.popen.stdin.flush()
+    target.wait().expect(0, out="26")  # with its IP header
+
+
 UNCARRIED = {"dispatch": ("PR_SET_SYSCALL_USER_DISPATCH", False), "landlock": ("Landlock domain", True),
              "descriptors": ("has descriptors of its own", False),
              "directory": ("has a working directory, root and umask of its own", False),
@@ -387,7 +418,7 @@ CASES = {"gone": gone, "zombie": zombie, "leader": leader, "churn": churn, "not-
          "kernel-thread": kernel_thread, "itself": itself, "thread": thread_id, "no-number": no_number,
          "32-bit": thirty_two_bit, "descriptors": descriptors, "dropped": dropped,
          "no-descriptor": no_descriptor, "objects": objects, "kernel-objects": kernel_objects,
-         "debug-registers": debug_registers, "sockets": sockets, "surroundings": surroundings}
+         "debug-registers": debug_registers, "sockets": sockets, "socket-notes": socket_notes, "surroundings": surroundings}
 CASES |= {f"uncarried.{kind}": uncarried(kind) for kind in UNCARRIED}
 
 if __name__ == "__main__":
