@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "base/value_in.h"
+#include "loader/created_files.h"
 #include "loader/held_connections.h"
 #include "loader/internet_name.h"
 #include "loader/socket_settings.h"
@@ -46,6 +47,7 @@ class Binding {
   bool make_plain();
   bool bind_unix();
   bool bind_path();
+  void make_directories(const std::string& path);
   bool bind_abstract();
   bool bind_internet();
   void say_if_shared(const Bytes& name) const;
@@ -73,6 +75,8 @@ bool Binding::refuse(int error) const {
   const std::string drop = drop_advice(number_);
   if (error == EADDRINUSE) {
     findings_.refuse(what + ": it is in use", "end who has it, or " + drop);
+  } else if (error == EEXIST) {
+    findings_.refuse(what + ": another file has the name", "take it away, or " + drop);
   } else if (error == EADDRNOTAVAIL) {
     findings_.refuse(what + ": no interface has it",
                      "give it to one, or --any-address takes any in its place, or " + drop);
@@ -125,8 +129,23 @@ bool Binding::bind_abstract() {
   return true;
 }
 
+void Binding::make_directories(const std::string& path) {
+  const std::string folder = path.substr(0, std::max<size_t>(path.rfind('/'), 1));
+  if (options_.created == nullptr || ::access(folder.c_str(), F_OK) == 0) return;
+  std::vector<std::string> made;
+  options_.created->make_directories(folder, &made);
+  for (const std::string& directory : made) findings_.warn("created directory " + directory);
+}
+
 bool Binding::bind_path() {
   if (!socket_.has_path) {
+    const std::string name = socket_path(socket_.name);
+    if (!name.starts_with('/') && (socket_.listening || socket_.type == SOCK_DGRAM)) {
+      findings_.warn(
+          fmt::format("{} isn't at {} any more, as the working directory is now: nobody "
+                      "reaches it by that path",
+                      words(), name));
+    }
     const int error = options_.trial ? 0 : names_.lend(made_.fd.get(), socket_.name, made_.reach);
     return error == 0 || refuse(error);
   }
@@ -136,9 +155,11 @@ bool Binding::bind_path() {
   // What a process that has ended left behind gives way; a living socket doesn't, nor another file.
   const bool dead =
       there && S_ISSOCK(status.st_mode) && probe_path(path, socket_.type) == ECONNREFUSED;
+  if (there && !S_ISSOCK(status.st_mode)) return refuse(EEXIST);
   if (there && !dead) return refuse(EADDRINUSE);
   if (options_.trial) return true;
   if (dead && ::unlink(path.c_str()) != 0) return refuse(errno);
+  make_directories(path);
   if (const int error = names_.bind_at_place(made_.fd.get(), socket_.name); error != 0) {
     return refuse(error);
   }

@@ -12,6 +12,7 @@
 
 namespace rfork::loader {
 
+class CreatedFiles;
 class HeldConnections;
 
 struct BindOptions {
@@ -20,6 +21,7 @@ struct BindOptions {
   /// runs. 0: there is none.
   pid_t original = 0;
   HeldConnections* held = nullptr;  ///< what a holder has of it; borrowed, may be null
+  CreatedFiles* created = nullptr;  ///< makes directories that paths lack; borrowed, may be null
   bool trial = false;               ///< only to see whether it can be had: nothing is left behind
   const char* where = "here";       ///< for a person
 };

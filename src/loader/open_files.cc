@@ -23,10 +23,11 @@ using plan::OpKind;
 
 namespace {
 
-BindOptions bind_options(const image::Snapshot& snapshot, const Options& options,
+BindOptions bind_options(const image::Snapshot& snapshot, const Options& options, HostFiles& files,
                          HeldConnections& held) {
   BindOptions bind;
   bind.held = &held;
+  bind.created = &files.created();
   bind.any_address = options.any_address;
   const std::string& boot = snapshot.host.boot_id;
   const bool same_boot =
@@ -48,7 +49,7 @@ OpenFiles::OpenFiles(const image::Snapshot& snapshot, const Options& options, Ho
       fifos_(snapshot, files, findings),
       inotify_(files),
       fanotify_(files, process_, !options.user),
-      sockets_(snapshot, bind_options(snapshot, options, held), findings),
+      sockets_(snapshot, bind_options(snapshot, options, files, held), findings),
       terminals_(snapshot, findings) {
   for (const Descriptor& descriptor : process_.descriptors) {
     highest_ = std::max(highest_, descriptor.fd);

@@ -30,10 +30,10 @@ bool speaks_as(const Socket& socket, const Bytes& name) {
 
 }  // namespace
 
-SocketMaker::Made* SocketMaker::own_with_name(const Bytes& name, const Made& other_than) {
+SocketMaker::Made* SocketMaker::own_with_name(const Bytes& name, const Made& receiver) {
   for (auto& [id, one] : made_) {
-    if (&one != &other_than && one.bound.fd && speaks_as(one.socket, name) &&
-        one.socket.type == other_than.socket.type && !one.socket.listening) {
+    if (one.bound.fd && speaks_as(one.socket, name) && one.socket.type == receiver.socket.type &&
+        !one.socket.listening) {
       return &one;
     }
   }
@@ -124,8 +124,23 @@ int SocketMaker::send_to(Made& one, const image::SocketMessage& message,
   return send_message(one.gone ? one.gone.get() : other->second.fd(), message, passed);
 }
 
+/// What the child itself sends is from it.
+void SocketMaker::say_whose(const Made& one) {
+  const bool by_child = child_fills(one);
+  const auto unsaid = std::ranges::count_if(one.socket.messages, [&](const auto& message) {
+    return is_of_another(message) && (by_child || !may_speak_as_sender(message));
+  });
+  if (unsaid == 0) return;
+  findings_.warn(
+      fmt::format("{} of {} messages in {} don't tell any more which other process sent them "
+                  "(SCM_CREDENTIALS)",
+                  unsaid, one.socket.messages.size(), one.words()));
+}
+
 void SocketMaker::fill(Made& one, const std::function<int(uint32_t)>& descriptor) {
-  if (one.socket.messages.empty() || child_fills(one)) return;
+  if (one.socket.messages.empty()) return;
+  say_whose(one);
+  if (child_fills(one)) return;
   size_t lost = 0;
   for (const image::SocketMessage& message : one.socket.messages) {
     std::vector<int> passed;

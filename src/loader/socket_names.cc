@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
@@ -34,7 +35,9 @@ int bind_in(const std::string& directory, bool as_root, int fd, const Bytes& nam
       there = ::unshare(CLONE_NEWUSER) == 0 && ::chroot(".") == 0;
     }
     const auto* const address = reinterpret_cast<const sockaddr*>(name.data());
-    const bool bound = there && ::bind(fd, address, static_cast<socklen_t>(name.size())) == 0;
+    // The kernel gives a path that fills the address with one NUL more than it takes.
+    const auto size = static_cast<socklen_t>(std::min(name.size(), sizeof(sockaddr_un)));
+    const bool bound = there && ::bind(fd, address, size) == 0;
     const int error = bound ? 0 : errno;
     ::_exit(::write(ends[1], &error, sizeof error) == sizeof error ? 0 : 1);
   }

@@ -119,8 +119,9 @@ int send_message(int fd, const image::SocketMessage& message, std::span<const in
                  const Bytes& address) {
   ucred credentials{};
   const bool told = message.credentials.size() == sizeof credentials;
-  if (!told) return send_with(fd, message, passed, address, nullptr);
-  std::memcpy(&credentials, message.credentials.data(), sizeof credentials);
+  if (told) std::memcpy(&credentials, message.credentials.data(), sizeof credentials);
+  // Pid 0: who receives asked to be told when it was on its way already.
+  if (credentials.pid == 0) return send_with(fd, message, passed, address, nullptr);
   if (credentials.pid == image::kOwnPid) credentials.pid = ::getpid();
   // Others' only for who may be anybody; then our own, which the child will have.
   if (const int error = send_with(fd, message, passed, address, &credentials);
@@ -132,6 +133,20 @@ int send_message(int fd, const image::SocketMessage& message, std::span<const in
   credentials.uid = ::geteuid();
   credentials.gid = ::getegid();
   return send_with(fd, message, passed, address, &credentials);
+}
+
+bool is_of_another(const image::SocketMessage& message) {
+  const auto sender = value_in<ucred>(message.credentials);
+  return message.credentials.size() == sizeof sender && sender.pid != 0 &&
+         sender.pid != image::kOwnPid;
+}
+
+bool may_speak_as_sender(const image::SocketMessage& message) {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, ends) != 0) return false;
+  const UniqueFd one(ends[0]), other(ends[1]);
+  const auto sender = value_in<ucred>(message.credentials);
+  return send_with(one.get(), {}, {}, {}, &sender) == 0;
 }
 
 int send_stream(int fd, int receiver, std::span<const std::byte> data) {

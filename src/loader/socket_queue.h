@@ -12,6 +12,11 @@ namespace rfork::loader {
 int send_message(int fd, const image::SocketMessage& message, std::span<const int> passed = {},
                  const Bytes& address = {});
 
+/// Whether it tells who sent it, and that is another process.
+bool is_of_another(const image::SocketMessage& message);
+/// Whether we may send such a message as that process.
+bool may_speak_as_sender(const image::SocketMessage& message);
+
 /// Writes into a TCP connection whose other end is `receiver`, without waiting for who reads. 0, or
 /// an errno.
 int send_stream(int fd, int receiver, std::span<const std::byte> data);

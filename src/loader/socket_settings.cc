@@ -9,7 +9,6 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <optional>
@@ -27,10 +26,11 @@ namespace {
 using Form = SocketOptionKind::Form;
 
 std::optional<Bytes> current(int fd, const SocketOptionKind& kind) {
-  std::array<std::byte, 64> buffer{};
+  Bytes value(kind.size);
   socklen_t size = kind.size;
-  if (::getsockopt(fd, kind.level, kind.option, buffer.data(), &size) != 0) return std::nullopt;
-  return Bytes(buffer.begin(), buffer.begin() + std::min<socklen_t>(size, kind.size));
+  if (::getsockopt(fd, kind.level, kind.option, value.data(), &size) != 0) return std::nullopt;
+  value.resize(std::min<socklen_t>(size, kind.size));
+  return value;
 }
 
 Bytes bytes_of(uint32_t number) {

@@ -122,14 +122,16 @@ void SocketMaker::complete(const std::function<int(uint32_t)>& descriptor) {
   names_.take_back();  // now: a caller in the foreground ends without destructors
 }
 
-/// Two that are connected to each other, or one whose other end is gone.
+/// Two that are connected to each other, or one whose other end is gone. A datagram socket may be
+/// connected to itself, by its name.
 bool SocketMaker::is_pair(const Made& one) const {
   if (!one.socket.connected || waits(one)) return false;
   if (one.socket.family != AF_UNIX) return is_tcp_connection(one);
   const auto other = made_.find(one.description->other);
   if (other == made_.end()) return one.socket.type != SOCK_DGRAM || one.socket.peer.empty();
   if (one.socket.type != SOCK_DGRAM) return true;
-  return other->second.description->other == one.description->id;
+  return other->second.description != one.description &&
+         other->second.description->other == one.description->id;
 }
 
 /// Connected to one that hasn't accepted it.
@@ -291,7 +293,8 @@ void SocketMaker::finish(Made& one) {
     one.gone.reset();
   } else if (child_fills_either(one)) {
     // The child shuts it down, when it is filled.
-  } else if (shut != 0 && (socket.family != AF_UNIX || socket.type == SOCK_DGRAM)) {
+  } else if (shut != 0 &&
+             (socket.family != AF_UNIX || socket.type == SOCK_DGRAM || !socket.connected)) {
     // Of a closed socket it says ENOTCONN, and does it.
     (void)::shutdown(one.fd(), shut == 3 ? SHUT_RDWR : shut == 1 ? SHUT_RD : SHUT_WR);
   } else if ((shut & 2) != 0) {

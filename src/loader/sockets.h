@@ -79,10 +79,11 @@ class SocketMaker {
   void make_alone(Made& one);
   void connect(Made& one);
   int connect_to_dead(Made& one);
+  void say_whose(const Made& one);
   void fill(Made& one, const std::function<int(uint32_t)>& descriptor);
   int send_to(Made& one, const image::SocketMessage& message, std::span<const int> passed);
   int send_as_sender(Made& one, const image::SocketMessage& message, std::span<const int> passed);
-  Made* own_with_name(const Bytes& name, const Made& other_than);
+  Made* own_with_name(const Bytes& name, const Made& receiver);
   void finish(Made& one);
 
   const image::Snapshot& snapshot_;

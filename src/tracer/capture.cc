@@ -210,6 +210,7 @@ void Capture::State::take_stock(const image::Process& process, const std::vector
   input.leave_children = options.leave_children;
   input.own_segments = options.own_segments;
   input.relay_input = options.relay_input;
+  input.glance = options.glance;
   input.earlier = examination.inventory.get();
   input.copy = copy ? copy->pid() : 0;
   inventory = take_inventory(input);

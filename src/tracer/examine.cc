@@ -254,6 +254,7 @@ Examination look_at_living(pid_t pid, const Options& options) {
   result.tids = tids;
   result.changes = other_surroundings(pid, inventory->files);
   note_lost_attributes(*inventory, sketch.processes[0].credentials, result.changes);
+  result.changes.insert(result.changes.end(), inventory->notes.begin(), inventory->notes.end());
   if (auto line = used_cpu_limit(sketch.processes[0])) result.changes.push_back(*std::move(line));
   for (const image::Mapping& mapping : inventory->mappings) {
     const uint32_t kNotForked = image::Mapping::dont_fork | image::Mapping::wipe_on_fork;

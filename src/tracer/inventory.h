@@ -53,6 +53,7 @@ struct Inventory {
   std::vector<KeptSocket> kept;       ///< of a move into a file: TCP connections to elsewhere
   std::set<ino_t> own_channels;       ///< pipes and sockets that nobody else has
   std::vector<Reason> obstacles;      ///< what can't be carried
+  std::vector<std::string> notes;     ///< what is lost, and the program goes on without
   std::vector<SmapsEntry> smaps;      ///< what the flags of `mappings` were taken from
   std::shared_ptr<IpcNamespace> ipc_namespace;  ///< of the process, if it has SysV segments
 };
@@ -69,6 +70,7 @@ struct InventoryInput {
   bool forked = false;                 ///< what it shares with others is no obstacle
   bool leave_children = false;         ///< what it shares with its descendants is none
   bool own_segments = false;           ///< SysV segments that it shares are none
+  bool glance = false;                 ///< nobody will take what is found
   const Inventory* earlier = nullptr;  ///< digests are taken from there; the process is stopped
   pid_t copy = 0;                      ///< a copy of the process that was made for us; 0: none
 };

@@ -36,6 +36,7 @@ std::string obstacle_in(const std::string& name, const SmapsEntry* entry) {
     return "is SysV shared memory in huge pages (SHM_HUGETLB)";
   if (name.starts_with("/[aio]") || name == "[aio]") return "is a ring of io_setup(2)";
   if (name == "[uprobes]") return "belongs to a uprobe";
+  if (name.starts_with("socket:")) return "belongs to a socket (a ring for packets)";
   const bool special = name.starts_with("[v");  // [vvar] is marked as a device's memory too
   if (entry == nullptr || special) return {};
   if (entry->has("um") || entry->has("uw") || entry->has("ui")) return "is served by userfaultfd";

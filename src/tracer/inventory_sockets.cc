@@ -12,9 +12,11 @@
 #include <cstring>
 #include <set>
 
+#include "base/io.h"
 #include "image/socket_options.h"
 #include "image/socket_words.h"
 #include "tracer/proc_text.h"
+#include "tracer/socket_obstacles.h"
 #include "tracer/sockets.h"
 #include "tracer/tcp_connections.h"
 
@@ -78,10 +80,21 @@ void mark_own(pid_t pid, image::SocketMessage& message) {
   std::memcpy(message.credentials.data(), &sender, sizeof sender);
 }
 
+/// How many descriptors are on their way in it, as the kernel counts them.
+size_t count_passed(const ChannelEnd& end) {
+  const auto info =
+      try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/fdinfo/{}", end.pid, end.fd)).value_or("");
+  return std::stoul(value_of(info, "scm_fds").value_or("0"));
+}
+
 /// False: not all of it can be read or named.
 bool add_messages(pid_t pid, const SocketEnd& end, int own, Socket& socket) {
   auto peeked = peek_messages(own, socket);
   if (!peeked) return false;
+  size_t passed_here = 0;
+  for (const PeekedMessage& one : *peeked) passed_here += one.passed.size();
+  // An empty datagram that was peeked at before isn't shown again, whatever comes with it.
+  if (socket.type != SOCK_STREAM && passed_here < count_passed(end.end)) return false;
   for (PeekedMessage& one : *peeked) {
     mark_own(pid, one.message);
     for (const UniqueFd& passed : one.passed) {
@@ -138,23 +151,15 @@ uint32_t others_waiting(const OwnChannels& channels, const SocketEnd& end, const
 
 bool check_state(Inventory& inventory, const InventoryInput& input, const OwnChannels& channels,
                  const SocketEnd& end, const Socket& socket, int own) {
-  if (has_unreadable_filter(own)) {
-    return refuse(inventory, end, "with an eBPF filter, which can't be read");
-  }
-  if (socket.family == AF_PACKET && is_in_fanout(own)) {
-    return refuse(inventory, end, "that shares what comes with others (PACKET_FANOUT)");
-  }
-  if (socket.error && socket.type == SOCK_STREAM && socket.family != AF_UNIX) {
-    return refuse(inventory, end, "with an error that the process hasn't asked for yet");
+  const bool stopped = input.earlier != nullptr;
+  if (const auto found = socket_obstacle(own, socket, stopped); !found.words.empty()) {
+    const std::string drop = fmt::format("--drop-fd {} goes on without it", end.end.fd);
+    return refuse(inventory, end, found.words,
+                  found.when.empty() ? drop : fmt::format("try again {}, or {}", found.when, drop));
   }
   if (const std::string why = connection_obstacle(channels, end, socket, own); !why.empty()) {
     return refuse(inventory, end, why,
                   fmt::format("try again later, or --drop-fd {} goes on without it", end.end.fd));
-  }
-  if (socket.family == AF_NETLINK && memory_queued(own) != 0) {
-    return refuse(
-        inventory, end, "with messages that the process hasn't read yet",
-        fmt::format("try again when it has, or --drop-fd {} goes on without it", end.end.fd));
   }
   const uint32_t waiting = others_waiting(channels, end, socket, own);
   if (waiting == 0 || !input.move || input.drop_connections) return true;
@@ -162,6 +167,20 @@ bool check_state(Inventory& inventory, const InventoryInput& input, const OwnCha
       inventory, end,
       fmt::format("with {} connections that nobody has accepted yet, which would break", waiting),
       "try again when they are accepted, or go on without them: --drop-connections");
+}
+
+void note_losses(Inventory& inventory, const SocketEnd& end, const Socket& socket) {
+  const auto note = [&](const std::string& what) {
+    inventory.notes.push_back(fmt::format("descriptor {} is {} {}", end.end.fd, end.words, what));
+  };
+  if (socket.left != 0) note("with packets in it that nobody has read, which are lost");
+  if (socket.family == AF_PACKET) note("that won't ask its interface for more (promiscuous mode)");
+  const std::string path = image::socket_path(socket.name);
+  const bool reached = socket.listening || (socket.type == SOCK_DGRAM && !socket.connected);
+  if (socket.family == AF_UNIX && reached && !path.empty() && !path.starts_with('/') &&
+      !socket.has_path) {
+    note("whose path doesn't lead to it from the working directory: nobody will reach it by that");
+  }
 }
 
 /// A TCP connection to elsewhere, which the child takes as it is: nothing of it needs to be read.
@@ -214,9 +233,10 @@ std::optional<bool> add_socket(Inventory& inventory, const InventoryInput& input
   }
   if (socket->listening) socket->pending = channels.waiting_at(end.end);
   if (!check_state(inventory, input, channels, end, *socket, own.get())) return false;
-  if (input.earlier != nullptr && !add_queue(inventory, channels, end, own.get(), *socket)) {
-    return false;
-  }
+  note_losses(inventory, end, *socket);
+  // An empty datagram is shown once to who peeks: --check leaves it to the real run.
+  const bool read = input.earlier != nullptr && (!input.glance || socket->type == SOCK_STREAM);
+  if (read && !add_queue(inventory, channels, end, own.get(), *socket)) return false;
   if (link != nullptr && input.into_file) inventory.connections.push_back(std::move(own));
   description.kind = Description::Kind::socket;
   description.socket = *std::move(socket);

@@ -4,7 +4,6 @@
 #include <linux/filter.h>
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
-#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -20,14 +19,14 @@
 #include <span>
 
 #include "base/socket_option.h"
-#include "image/socket_options.h"
 #include "image/socket_words.h"
+#include "tracer/ask_options.h"
 #include "tracer/socket_groups.h"
+#include "tracer/socket_obstacles.h"
 
 namespace rfork::tracer {
 
 using image::Socket;
-using image::SocketOptionKind;
 
 namespace {
 
@@ -76,12 +75,6 @@ Socket kind_of(int fd) {
   return socket;
 }
 
-std::string interface_name(int fd, int index) {
-  ifreq request{};
-  request.ifr_ifindex = index;
-  return index != 0 && ::ioctl(fd, SIOCGIFNAME, &request) == 0 ? request.ifr_name : "";
-}
-
 std::string interface_of_name(int fd, const Socket& socket) {
   int index = 0;
   if (socket.family == AF_INET6 && socket.name.size() >= sizeof(sockaddr_in6)) {
@@ -91,81 +84,6 @@ std::string interface_of_name(int fd, const Socket& socket) {
   }
   if (socket.family == AF_PACKET) index = packet_interface(socket.name);
   return interface_name(fd, index);
-}
-
-Bytes option_value(int fd, const SocketOptionKind& kind, Bytes value) {
-  if (kind.form != SocketOptionKind::Form::interface &&
-      kind.form != SocketOptionKind::Form::interface_in_network_order) {
-    return value;
-  }
-  uint32_t index = 0;
-  std::memcpy(&index, value.data(), std::min(value.size(), sizeof index));
-  if (kind.form == SocketOptionKind::Form::interface_in_network_order) index = ntohl(index);
-  const std::string name = interface_name(fd, static_cast<int>(index));
-  const auto* const start = reinterpret_cast<const std::byte*>(name.data());
-  return {start, start + name.size()};
-}
-
-/// Whether the kernel has options of this level for such a socket: a process with thousands of
-/// unix sockets needn't wait until each has been asked for those of TCP.
-bool has_level(const image::Socket& socket, int level) {
-  const bool internet = socket.family == AF_INET || socket.family == AF_INET6;
-  switch (level) {
-    case SOL_SOCKET:
-      return true;
-    case SOL_NETLINK:
-      return socket.family == AF_NETLINK;
-    case SOL_PACKET:
-      return socket.family == AF_PACKET;
-    case IPPROTO_IPV6:
-      return socket.family == AF_INET6;
-    case IPPROTO_TCP:
-      return internet && socket.type == SOCK_STREAM;
-    case IPPROTO_UDP:
-      return internet && socket.type == SOCK_DGRAM;
-    default:
-      return internet;
-  }
-}
-
-std::vector<image::SocketOption> ask_options(int fd, const image::Socket& socket) {
-  std::vector<image::SocketOption> options;
-  for (const SocketOptionKind& kind : image::socket_options()) {
-    if (!has_level(socket, kind.level)) continue;
-    std::array<std::byte, 64> buffer{};
-    socklen_t size = kind.size;
-    if (::getsockopt(fd, kind.level, kind.option, buffer.data(), &size) != 0) continue;
-    Bytes value(buffer.begin(), buffer.begin() + std::min<socklen_t>(size, kind.size));
-    options.push_back({kind.name, option_value(fd, kind, std::move(value))});
-  }
-  return options;
-}
-
-/// What means nothing for TCP, where accept(2) leaves something of the segment that came; and of a
-/// connection what the kernel has found for it, or what only one to come can be given.
-void leave_out_of_tcp(bool connected, std::vector<image::SocketOption>& options) {
-  constexpr std::array kMeaningless{"IP_MULTICAST_TTL", "IP_MULTICAST_IF", "IPV6_MULTICAST_HOPS",
-                                    "IPV6_MULTICAST_IF"};
-  constexpr std::array kOfConnection{"TCP_MAXSEG", "TCP_WINDOW_CLAMP", "TCP_FASTOPEN",
-                                     "TCP_FASTOPEN_CONNECT", "SO_INCOMING_CPU"};
-  const auto is_in = [](const auto& names, const std::string& name) {
-    return std::ranges::find(names, name) != names.end();
-  };
-  std::erase_if(options, [&](const image::SocketOption& option) {
-    return is_in(kMeaningless, option.name) || (connected && is_in(kOfConnection, option.name));
-  });
-}
-
-/// What concerns the way to another host, and not the program that reads and writes.
-void leave_out_of_relay(std::vector<image::SocketOption>& options) {
-  constexpr std::array kOfTheWay{"SO_BINDTODEVICE",    "SO_MARK",     "SO_DONTROUTE",
-                                 "SO_MAX_PACING_RATE", "SO_TXTIME",   "SO_INCOMING_CPU",
-                                 "TCP_CONGESTION",     "TCP_TX_DELAY"};
-  std::erase_if(options, [&](const image::SocketOption& option) {
-    const int level = image::find_socket_option(option.name)->level;
-    const bool of_program = level == SOL_SOCKET || level == IPPROTO_TCP;
-    return !of_program || std::ranges::find(kOfTheWay, option.name) != kOfTheWay.end();
-  });
 }
 
 Bytes ask_filter(int fd) {
@@ -283,6 +201,12 @@ size_t queued_bytes(int fd) {
   return ::ioctl(fd, FIONREAD, &size) == 0 && size > 0 ? static_cast<size_t>(size) : 0;
 }
 
+/// Whether the other end sends no more.
+bool is_at_end(int fd) {
+  pollfd state{fd, POLLRDHUP, 0};
+  return ::poll(&state, 1, 0) == 1 && (state.revents & POLLRDHUP) != 0;
+}
+
 bool has_messages(const Socket& socket) {
   if (socket.listening) return false;
   if (socket.family == AF_UNIX) return socket.connected || socket.type == SOCK_DGRAM;
@@ -316,8 +240,7 @@ std::optional<Socket> describe_socket(int fd, pid_t pid, bool linked) {
   if (is_tcp(socket)) leave_out_of_tcp(linked, socket.options);
   socket.filter = ask_filter(fd);
   add_groups(fd, pid, socket);
-  pollfd state{fd, 0, 0};
-  socket.error = ::poll(&state, 1, 0) == 1 && (state.revents & POLLERR) != 0;
+  socket.error = has_error(fd);
   const bool raw = socket.family != AF_NETLINK && socket.type == SOCK_RAW;
   if (raw || socket.family == AF_PACKET) socket.left = memory_queued(fd);
   return socket;
@@ -380,14 +303,18 @@ std::optional<std::vector<PeekedMessage>> peek_messages(int fd, const Socket& so
   constexpr size_t kBuffer = 64u << 20;  // more than a message has; untouched pages cost nothing
   std::vector<PeekedMessage> messages;
   if (!has_messages(socket)) return messages;
-  const bool stream = socket.type == SOCK_STREAM, packets = socket.type == SOCK_SEQPACKET;
+  const bool stream = socket.type == SOCK_STREAM;
+  // Behind the last packet there is the end, which looks like one more that is empty.
+  const bool ends = socket.type == SOCK_SEQPACKET && is_at_end(fd);
   const size_t total = queued_bytes(fd);  // of these two types, of all that is queued
-  if ((stream || packets) && total == 0) return messages;
+  if ((stream || ends) && total == 0) return messages;
   const PeekOffset peek(fd);
   if (!peek.set(0)) return std::nullopt;
   const std::unique_ptr<std::byte[]> memory(new std::byte[kBuffer]);
   const std::span<std::byte> buffer(memory.get(), kBuffer);
-  for (size_t offset = 0; !(stream || packets) || offset < total;) {
+  for (size_t offset = 0; !(stream || ends) || offset < total;) {
+    // The peek would be told of it instead of the process.
+    if (!stream && has_error(fd)) return std::nullopt;
     bool whole = true;
     auto one = peek_one(fd, buffer, whole);
     if (!one) break;
@@ -402,7 +329,7 @@ std::optional<std::vector<PeekedMessage>> peek_messages(int fd, const Socket& so
       peek.set(static_cast<int>(offset + one->message.data.size()));
     }
     offset += one->message.data.size();
-    if ((stream || packets) && offset > total) return std::nullopt;
+    if ((stream || ends) && offset > total) return std::nullopt;
     messages.push_back(*std::move(one));
     if (messages.size() > kMostMessages) return std::nullopt;
   }

@@ -27,10 +27,10 @@ def status(pid, key):
     return ""
 
 
-def unharmed(world, target):
+def unharmed(world, target, folder=None):
     expect(status(target.real_pid, "TracerPid") == "0", "it is still traced")
     expect(status(target.real_pid, "State") in "SR", "it is stopped")
-    world.go()
+    world.go(folder)
     target.wait().expect(0, out="ok\n")
 
 
@@ -313,6 +313,63 @@ def debug_registers(world):
     target.wait().expect(0, out="goes on")
 
 
+SOCKETS = {"error": "with an error, or a message in its error queue", "error-queue": "with an error, or a message in its error queue",
+           "packet-error": "with an error", "cork": "the beginning of a datagram", "more": "the beginning of a datagram",
+           "ring": "with a ring", "mapped-ring": "with a ring", "closed-ring": "belongs to a socket"}
+
+
+def sockets(world):
+    """What is in a socket and can't be read is refused by name, by --check and by a copy too, and is still there after that."""
+    for kind, text in SOCKETS.items():
+        folder = world.folder / kind
+        folder.mkdir()
+        try:
+            target = world.target("refused_sockets", kind, folder=folder)
+        except harness.Skip as why:
+            print(f"not here: {kind}: {why}")
+            continue
+        number = (folder / "number").read_text()
+        image = world.folder / "image.rfork"
+        for move in ([], ["--move"]):
+            said = world.trace("--check", "--json", *move, target.real_pid, "-o", image).expect(CANNOT_CARRY).json()
+            expect(any(text in reason["what"] for reason in said["reasons"]), f"{kind}: {said}")
+            said = world.trace(target.real_pid, "-o", image, *move).expect(CANNOT_CARRY, err=text)
+            if number != "-1":
+                said.expect(CANNOT_CARRY, err=[f"descriptor {number} ", f"--drop-fd {number}"])
+        unharmed(world, target, folder)
+
+
+WITH_LOSSES = """
+import os, socket, sys
+os.chdir(sys.argv[1])
+one = socket.socket(socket.AF_UNIX)
+one.bind("relative")
+one.listen()
+os.chdir("/")
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, 253)  # for experiments
+raw.sendto(b"packet", ("127.0.0.1", 0))
+packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+print(one.fileno(), raw.fileno(), packets.fileno(), flush=True)
+sys.stdin.readline()
+print(len(raw.recv(100)))
+"""
+
+
+def socket_notes(world):
+    """What a socket loses and the program goes on without is said, by --check too."""
+    target = world.start([sys.executable, "-c", WITH_LOSSES, world.folder], stdin=subprocess.PIPE)
+    one, raw, packets = target.line().split()
+    notes = [f"descriptor {one} is", "nobody will reach it", f"descriptor {raw} is", "nobody has read, which are lost",
+             f"descriptor {packets} is", "promiscuous mode"]
+    said = world.trace("--check", "--json", target.pid, "-o", world.folder / "image").expect(0).json()
+    text = " ".join(item["what"] for item in said["changed"])
+    expect(all(note in text for note in notes), f"{said}")
+    world.trace(target.pid, "-o", world.folder / "image").expect(0, err=notes)
+    target.popen.stdin.write("\n")
+    target.popen.stdin.flush()
+    target.wait().expect(0, out="26")  # with its IP header
+
+
 UNCARRIED = {"dispatch": ("PR_SET_SYSCALL_USER_DISPATCH", False), "landlock": ("Landlock domain", True),
              "descriptors": ("has descriptors of its own", False),
              "directory": ("has a working directory, root and umask of its own", False),
@@ -361,7 +418,7 @@ CASES = {"gone": gone, "zombie": zombie, "leader": leader, "churn": churn, "not-
          "kernel-thread": kernel_thread, "itself": itself, "thread": thread_id, "no-number": no_number,
          "32-bit": thirty_two_bit, "descriptors": descriptors, "dropped": dropped,
          "no-descriptor": no_descriptor, "objects": objects, "kernel-objects": kernel_objects,
-         "debug-registers": debug_registers, "surroundings": surroundings}
+         "debug-registers": debug_registers, "sockets": sockets, "socket-notes": socket_notes, "surroundings": surroundings}
 CASES |= {f"uncarried.{kind}": uncarried(kind) for kind in UNCARRIED}
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def file(world, program):
     pid, ended, run = target.real_pid, target, None
     for number in range(3):
         image = world.folder / f"image-{number}.rfork"
+        world.trace("--check", "--move", pid, "-o", image).expect(0)  # nothing is read away
         world.trace("--move", pid, "-o", image).expect(0)
         ended.wait()
         pid_file = world.folder / f"pid-{number}"

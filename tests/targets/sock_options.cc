@@ -75,6 +75,58 @@ struct Times {
   }
 };
 
+constexpr Value kOfSix[] = {
+    {IPPROTO_IPV6, IPV6_2292PKTINFO, 1, 1},  {IPPROTO_IPV6, IPV6_2292HOPOPTS, 1, 1},
+    {IPPROTO_IPV6, IPV6_2292DSTOPTS, 1, 1},  {IPPROTO_IPV6, IPV6_2292RTHDR, 1, 1},
+    {IPPROTO_IPV6, IPV6_2292HOPLIMIT, 1, 1},
+};
+
+/// In this order: each may change what was set before it.
+struct Ordered {
+  int fd = MUST(socket(AF_INET, SOCK_DGRAM, 0)), other = MUST(socket(AF_INET, SOCK_DGRAM, 0));
+  Ordered() {
+    set(fd, IPPROTO_IP, IP_TOS, 0x10);
+    set(fd, SOL_SOCKET, SO_PRIORITY, 5);
+    set(other, SOL_SOCKET, SO_PRIORITY, 5);
+    set(other, IPPROTO_IP, IP_TOS, 0x10);
+  }
+  void check() {
+    EXPECT_EQ(get(fd, SOL_SOCKET, SO_PRIORITY), 5);
+    EXPECT_EQ(get(fd, IPPROTO_IP, IP_TOS), 0x10);
+    EXPECT_EQ(get(other, SOL_SOCKET, SO_PRIORITY), 6);  // TC_PRIO_INTERACTIVE
+  }
+};
+
+/// By the number that 64-bit times have.
+struct NewTimestamps {
+  static constexpr int kNew = 65;  // SO_TIMESTAMPING_NEW
+  static constexpr int kFlags = SOF_TIMESTAMPING_RX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE;
+  int fd = MUST(socket(AF_INET, SOCK_DGRAM, 0));
+  NewTimestamps() { set(fd, SOL_SOCKET, kNew, kFlags); }
+  void check() { EXPECT_EQ(get(fd, SOL_SOCKET, kNew), kFlags); }
+};
+
+/// Options that go out with every packet, for which an ordinary user has no right.
+struct Header {
+  static constexpr unsigned char kPadding[] = {0, 0, 1, 4, 0, 0, 0, 0};  // RFC 8200: PadN
+  int fd = socket(AF_INET6, SOCK_DGRAM, 0);
+  bool there = false;
+  Header() {
+    if (fd < 0) return;  // no IPv6 here
+    set_all(fd, kOfSix);
+    there = setsockopt(fd, IPPROTO_IPV6, IPV6_DSTOPTS, kPadding, sizeof kPadding) == 0;
+  }
+  void check() {
+    if (fd < 0) return;
+    expect_all(fd, kOfSix);
+    unsigned char now[64] = "";
+    socklen_t size = sizeof now;
+    MUST(getsockopt(fd, IPPROTO_IPV6, IPV6_DSTOPTS, now, &size));
+    EXPECT_EQ(size, there ? sizeof kPadding : 0);
+    EXPECT_EQ(std::memcmp(now, kPadding, size), 0);
+  }
+};
+
 /// A peek goes on where the last one ended, and credentials are told.
 struct Unix {
   int pair[2];
@@ -133,6 +185,9 @@ int main(int argc, char** argv) {
   Unix pair;
   Times times;
   Filtered filtered;
+  Ordered ordered;
+  NewTimestamps timestamps;
+  Header header;
   const int tcp = MUST(socket(AF_INET, SOCK_STREAM, 0)), udp = MUST(socket(AF_INET, SOCK_DGRAM, 0));
   set_all(tcp, kOfAll);
   set_all(tcp, kOfTcp);
@@ -146,6 +201,9 @@ int main(int argc, char** argv) {
   pair.check();
   times.check();
   filtered.check();
+  ordered.check();
+  timestamps.check();
+  header.check();
   expect_all(tcp, kOfAll);
   expect_all(tcp, kOfTcp);
   char name[16] = "";

@@ -158,6 +158,30 @@ struct Unconnected {
   }
 };
 
+/// A listening socket whose options can't all be set any more, with a key of its own.
+struct FastOpen {
+  int fd = make(AF_INET);
+  bool connects, has_key;
+  char key[17] = "a key of 16 byte";
+  FastOpen() {
+    const int on = 1;
+    connects = setsockopt(fd, IPPROTO_TCP, TCP_FASTOPEN_CONNECT, &on, sizeof on) == 0;
+    set(fd, IPPROTO_TCP, TCP_FASTOPEN, 3);
+    has_key = setsockopt(fd, IPPROTO_TCP, TCP_FASTOPEN_KEY, key, 16) == 0;
+    bind_loopback(fd);
+    MUST(listen(fd, 3));
+  }
+  void check() {
+    EXPECT_EQ(get(fd, IPPROTO_TCP, TCP_FASTOPEN_CONNECT), connects ? 1 : 0);
+    EXPECT_EQ(get(fd, IPPROTO_TCP, TCP_FASTOPEN), 3);
+    if (!has_key) return;
+    char now[17] = "";
+    socklen_t size = 16;
+    MUST(getsockopt(fd, IPPROTO_TCP, TCP_FASTOPEN_KEY, now, &size));
+    EXPECT_TEXT(std::string(now), key);
+  }
+};
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -165,10 +189,12 @@ int main(int argc, char** argv) {
   Listening listening;
   BothFamilies families;
   Unconnected unconnected;
+  FastOpen fast_open;
   target::ready();
   target::wait_for_go();
   listening.check();
   families.check();
   unconnected.check();
+  fast_open.check();
   target::finish();
 }

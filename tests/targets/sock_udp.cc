@@ -161,6 +161,21 @@ struct Six {
   }
 };
 
+struct Itself {
+  int fd = make();
+  Itself() {
+    const sockaddr_in where = bind_loopback(fd);
+    MUST(connect(fd, reinterpret_cast<const sockaddr*>(&where), sizeof where));
+    sockets::say(fd, "before");
+    sockets::say(fd, "");
+  }
+  void check() {
+    for (const char* text : {"before", "", "-EAGAIN"}) EXPECT_TEXT(sockets::receive(fd), text);
+    sockets::say(fd, "after");
+    EXPECT_TEXT(sockets::receive(fd), "after");
+  }
+};
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -169,11 +184,13 @@ int main(int argc, char** argv) {
   Options options;
   Multicast multicast;
   Six six;
+  Itself itself;
   target::ready();
   target::wait_for_go();
   datagrams.check();
   options.check();
   multicast.check();
   six.check();
+  itself.check();
   target::finish();
 }

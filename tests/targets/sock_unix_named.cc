@@ -153,19 +153,87 @@ struct Removed {
   }
 };
 
-/// An empty datagram among others is one too.
+/// An empty datagram among others, or behind them, is one too.
 struct Empty {
+  static constexpr const char* kTexts[] = {"", "first", "", "last", ""};
   int pair[2];
-  Empty() {
-    MUST(socketpair(AF_UNIX, SOCK_DGRAM, 0, pair));
-    for (const char* text : {"", "first", "", "last"}) say(pair[0], text);
+  explicit Empty(int type) {
+    MUST(socketpair(AF_UNIX, type, 0, pair));
+    for (const char* text : kTexts) say(pair[0], text);
   }
   void check() {
-    EXPECT_TEXT(receive(pair[1]), "");
-    EXPECT_TEXT(receive(pair[1]), "first");
-    EXPECT_TEXT(receive(pair[1]), "");
-    EXPECT_TEXT(receive(pair[1]), "last");
+    for (const char* text : kTexts) EXPECT_TEXT(receive(pair[1]), text);
     EXPECT_TEXT(receive(pair[1]), "-EAGAIN");
+  }
+};
+
+/// In a directory that another host hasn't.
+std::string beneath(const char* name) {
+  const std::string folder = target::path("beneath");
+  MUST(mkdir(folder.c_str(), 0755));
+  return folder + "/" + name;
+}
+
+/// Connected to itself, by a path or an abstract name.
+struct Itself {
+  int fd = make(SOCK_DGRAM);
+  explicit Itself(const std::string& name) {
+    bind_unix(fd, name);
+    MUST(connect_unix(fd, name));
+    say(fd, "before");
+  }
+  void check() {
+    EXPECT_TEXT(receive(fd), "before");
+    say(fd, "after");
+    EXPECT_TEXT(receive(fd), "after");
+    EXPECT_TEXT(receive(fd), "-EAGAIN");
+  }
+};
+
+/// A path that fills the address, without a NUL behind it.
+struct Longest {
+  int fd = make(SOCK_STREAM);
+  std::string path = target::path("");
+  socklen_t size = 0;
+  Longest() {
+    sockaddr_un name{};
+    name.sun_family = AF_UNIX;
+    path.append(sizeof name.sun_path - path.size(), 'l');
+    std::memcpy(name.sun_path, path.data(), path.size());
+    MUST(bind(fd, reinterpret_cast<const sockaddr*>(&name), sizeof name));
+    size = length();
+  }
+  socklen_t length() {
+    sockaddr_storage name{};
+    socklen_t told = sizeof name;
+    MUST(getsockname(fd, reinterpret_cast<sockaddr*>(&name), &told));
+    EXPECT_EQ(std::memcmp(reinterpret_cast<const sockaddr_un*>(&name)->sun_path, path.data(),
+                          path.size()),
+              0);
+    return told;
+  }
+  void check() {
+    EXPECT_EQ(length(), size);
+    EXPECT_EQ(access(path.c_str(), F_OK), 0);
+  }
+};
+
+/// What was shut down without a connection stays so.
+struct Shut {
+  int listening = make(SOCK_STREAM), alone = make(SOCK_STREAM);
+  std::string name = abstract("shut");
+  Shut() {
+    bind_unix(listening, name);
+    MUST(listen(listening, 3));
+    MUST(shutdown(listening, SHUT_RD));
+    MUST(shutdown(alone, SHUT_RDWR));
+  }
+  void check() {
+    const int client = make(SOCK_STREAM);
+    EXPECT_EQ(connect_unix(client, name), -1);
+    EXPECT_EQ(errno, ECONNREFUSED);
+    EXPECT_EQ(sockets::ready_for(alone) & (POLLHUP | POLLRDHUP), POLLHUP | POLLRDHUP);
+    close(client);
   }
 };
 
@@ -198,7 +266,10 @@ int main(int argc, char** argv) {
   Datagrams datagrams;
   Removed removed;
   Alone alone;
-  Empty empty;
+  Empty empty(SOCK_DGRAM), packets(SOCK_SEQPACKET);
+  Itself itself(beneath("itself")), nameless(abstract("itself"));
+  Longest longest;
+  Shut shut;
   target::ready();
   target::wait_for_go();
   listening.check();
@@ -206,5 +277,10 @@ int main(int argc, char** argv) {
   removed.check();
   alone.check();
   empty.check();
+  packets.check();
+  itself.check();
+  nameless.check();
+  longest.check();
+  shut.check();
   target::finish();
 }
