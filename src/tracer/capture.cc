@@ -398,11 +398,29 @@ void Capture::State::forget_connections() {
 
 // The signal stays pending while the threads are in ptrace's stop. If we die, each thread looks for
 // signals before it runs on, the first finds this one, and job control stops them all.
+void Capture::State::hold() {
+  if (!stopped || held || stopped->stop_signal() != 0) return;
+  if (::kill(pid, SIGSTOP) != 0) throw_errno("kill(SIGSTOP)", std::to_string(pid));
+  held = true;
+}
+
+/// Takes the stop signal back: a thread that runs on meets it before its next instruction. Signals
+/// that came meanwhile may stand before it, and are delivered as they would be.
+void Capture::State::take_back_hold() {
+  if (!stopped || !held) return;
+  for (int signal = 0;;) {
+    resume(pid, PTRACE_CONT, signal);
+    const WaitStatus status = wait_for(pid);
+    if (status.gone()) throw ProcessGone(pid);
+    const bool delivered = status.kind() == WaitStatus::Kind::signal_delivery_stop;
+    if (delivered && status.signal() == SIGSTOP) break;
+    signal = delivered ? status.signal() : 0;
+  }
+  held = false;
+}
+
 void Capture::hold_original() {
-  State& state = *state_;
-  if (!state.stopped || state.stopped->stop_signal() != 0) return;
-  if (::kill(state.pid, SIGSTOP) != 0) throw_errno("kill(SIGSTOP)", std::to_string(state.pid));
-  state.held = true;
+  state_->hold();
 }
 
 void Capture::end_original() {
@@ -441,13 +459,7 @@ void Capture::State::remove_own_segments() const {
 void Capture::release() {
   State& state = *state_;
   if (!state.stopped) return;
-  if (state.held) {
-    // Take the stop signal back: a thread that runs on meets it before anything else.
-    resume(state.pid, PTRACE_CONT);
-    const WaitStatus status = wait_for(state.pid);
-    if (status.gone()) throw ProcessGone(state.pid);
-    state.held = false;
-  }
+  state.take_back_hold();
   state.let_go();
 }
 
