@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "tracer/capture_state.h"
+#include "tracer/connection_silence.h"
 #include "tracer/ipc_namespace.h"
 #include "tracer/large_queues.h"
 #include "tracer/memory_policy.h"
@@ -205,6 +206,7 @@ void Capture::State::take_stock(const image::Process& process, const std::vector
   input.drop_connections = options.drop_connections;
   input.keep_tcp = options.keep_tcp;
   input.into_file = options.move && options.into_file;
+  input.remade = options.silence != nullptr;
   input.relay = options.relay;
   input.forked = options.forked;
   input.leave_children = options.leave_children;
@@ -222,6 +224,19 @@ void Capture::State::take_stock(const image::Process& process, const std::vector
   add_what_no_fork_copies(contents, inventory, original, ResidentPages(calls, original),
                           examination.not_forked);
   pieces_of_original = contents.pieces.size();
+}
+
+/// If we die in the middle of it the process stays stopped until the witness has tidied up. Behind
+/// the last injected call, which would meet the stop.
+void Capture::State::read_connections() {
+  if (options.silence == nullptr) return;
+  if (!options.glance) {
+    options.silence->begin(inventory, stopped->stop_signal() != 0);
+    hold();
+  }
+  options.silence->read(inventory, options.glance);
+  find_large_queues(inventory);
+  if (!inventory.obstacles.empty()) throw Refusal(Failure::cannot_carry, inventory.obstacles);
 }
 
 void Capture::State::read_early_pieces() {
@@ -318,6 +333,7 @@ Capture::Capture(const Examination& examination, const Options& options,
   state.read_process_wide(process, maps);
   state.settle_timer_threads(process);
   state.take_stock(process, maps, present);
+  state.read_connections();
   state.check_interrupted();
   state.read_early_pieces();
   if (state.read_early || (options.glance && state.copy)) state.let_go();

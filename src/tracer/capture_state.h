@@ -77,6 +77,7 @@ struct Capture::State {
   int32_t find_clock_thread(const image::Process& process, const image::PosixTimer& timer);
   void take_stock(const image::Process& process, const std::vector<MapsLine>& maps,
                   const std::set<std::string>& present);
+  void read_connections();
   void hold();
   void take_back_hold();
   void read_early_pieces();
