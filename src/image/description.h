@@ -94,6 +94,24 @@ struct SocketMembership {
   std::vector<Bytes> sources;  ///< struct sockaddr each
 };
 
+/// What TCP_REPAIR tells of a connection to elsewhere, and makes another socket of.
+struct TcpConnection {
+  uint32_t send_start = 0;      ///< sequence number of the first byte of `sent`
+  uint32_t receive_start = 0;   ///< of the first one of `received`
+  uint32_t segment_size = 536;  ///< the largest that the other end takes (TCP_MAXSEG)
+  bool selective = false;       ///< both ends may acknowledge selectively (TCPI_OPT_SACK)
+  bool timestamps = false;      ///< TCPI_OPT_TIMESTAMPS
+  bool scaling = false;         ///< TCPI_OPT_WSCALE
+  uint32_t send_scale = 0, receive_scale = 0;  ///< bits that the windows are shifted by
+  uint32_t timestamp = 0;                      ///< TCP_TIMESTAMP
+  /// TCP_REPAIR_WINDOW: snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup.
+  uint32_t window_update = 0, send_window = 0, largest_window = 0;
+  uint32_t receive_window = 0, receive_update = 0;
+  Bytes sent;      ///< and not acknowledged
+  Bytes not_sent;  ///< behind those: written by the program only
+  Bytes received;  ///< and not read
+};
+
 /// A socket of any family.
 struct Socket {
   int32_t family = 1, type = 1, protocol = 0;  ///< socket(2)
@@ -121,6 +139,8 @@ struct Socket {
   uint64_t cookie = 0;           ///< SO_COOKIE: one number for one socket of a running kernel
   /// A TCP connection to elsewhere, of which nothing is carried: the child has this very socket.
   bool kept = false;
+  /// Of one that is `kept`, where its address moves to another host: the child has a new socket.
+  std::optional<TcpConnection> tcp;
 };
 
 /// An end of a pseudo-terminal, pty(7), whose both ends are the process's own. Modes and size are

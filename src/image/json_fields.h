@@ -148,6 +148,26 @@ void visit_fields(auto& visit, Is<SocketMembership> auto& x) {
   visit("sources", x.sources);
 }
 
+void visit_fields(auto& visit, Is<TcpConnection> auto& x) {
+  visit("send_start", x.send_start);
+  visit("receive_start", x.receive_start);
+  visit("segment_size", x.segment_size);
+  visit("selective", x.selective);
+  visit("timestamps", x.timestamps);
+  visit("scaling", x.scaling);
+  visit("send_scale", x.send_scale);
+  visit("receive_scale", x.receive_scale);
+  visit("timestamp", x.timestamp);
+  visit("window_update", x.window_update);
+  visit("send_window", x.send_window);
+  visit("largest_window", x.largest_window);
+  visit("receive_window", x.receive_window);
+  visit("receive_update", x.receive_update);
+  visit("sent", x.sent);
+  visit("not_sent", x.not_sent);
+  visit("received", x.received);
+}
+
 void visit_fields(auto& visit, Is<Socket> auto& x) {
   visit("family", x.family);
   visit("type", x.type);
@@ -173,6 +193,7 @@ void visit_fields(auto& visit, Is<Socket> auto& x) {
   visit("left", x.left);
   visit("cookie", x.cookie);
   visit.later("kept", x.kept);
+  visit.later("tcp", x.tcp);
 }
 
 void visit_fields(auto& visit, Is<PseudoTerminal> auto& x) {

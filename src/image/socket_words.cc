@@ -82,6 +82,15 @@ std::string socket_words(const Socket& socket) {
     text +=
         fmt::format(", {} of the process's own connections to be accepted", socket.pending.size());
   }
+  if (socket.tcp) {
+    text += ", kept by TCP_REPAIR";
+    for (const auto& [size, words] :
+         {std::pair{socket.tcp->sent.size(), "sent and not acknowledged"},
+          {socket.tcp->not_sent.size(), "not sent yet"},
+          {socket.tcp->received.size(), "not read yet"}}) {
+      if (size != 0) text += fmt::format(", {} bytes {}", size, words);
+    }
+  }
   const bool tcp = socket.family != AF_UNIX && socket.type == SOCK_STREAM;
   if (tcp && !socket.messages.empty()) {
     text += fmt::format(", {} bytes in it", socket.messages[0].data.size());

@@ -120,6 +120,25 @@ void validate_marks(const Description& description, const KnownIds& known) {
   }
 }
 
+/// Sequence numbers are modulo 2^32, so any will do; windows must fit them as TCP_REPAIR_WINDOW
+/// wants it.
+void validate_tcp(const Socket& socket, uint32_t id) {
+  constexpr NoteType kNote = NoteType::descriptions;
+  constexpr uint32_t kMostScale = 14, kMostSegment = 65535, kMostWindow = 1u << 30;
+  constexpr int kStream = 1, kTcp = 6, kIpv4 = 2, kIpv6 = 10;
+  const TcpConnection& tcp = *socket.tcp;
+  require(socket.kept && (socket.family == kIpv4 || socket.family == kIpv6) &&
+              socket.type == kStream && (socket.protocol == 0 || socket.protocol == kTcp) &&
+              !socket.listening && !socket.name.empty() && !socket.peer.empty(),
+          kNote, "description {} is no TCP connection", id);
+  require(tcp.segment_size > 0 && tcp.segment_size <= kMostSegment &&
+              tcp.send_scale <= kMostScale && tcp.receive_scale <= kMostScale,
+          kNote, "description {} is a TCP connection with wrong options", id);
+  require(tcp.send_window <= tcp.largest_window && tcp.largest_window <= kMostWindow &&
+              tcp.receive_window <= kMostWindow,
+          kNote, "description {} is a TCP connection with a wrong window", id);
+}
+
 void validate_socket(const Socket& socket, uint32_t id, const KnownIds& known) {
   constexpr NoteType kNote = NoteType::descriptions;
   constexpr size_t kMostName = 128;  // struct sockaddr_storage
@@ -131,6 +150,7 @@ void validate_socket(const Socket& socket, uint32_t id, const KnownIds& known) {
   };
   require(is_address(socket.name) && is_address(socket.peer), kNote,
           "description {} has a wrong address", id);
+  if (socket.tcp) validate_tcp(socket, id);
   require(socket.backlog >= 0 && socket.filter.size() % 8 == 0 && socket.interface.size() < 16,
           kNote, "description {} is a wrong socket", id);
   for (const SocketOption& option : socket.options) {

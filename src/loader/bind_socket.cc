@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/tcp_silence.h"
 #include "base/value_in.h"
 #include "loader/created_files.h"
 #include "loader/held_connections.h"
@@ -50,6 +51,7 @@ class Binding {
   void make_directories(const std::string& path);
   bool bind_abstract();
   bool bind_internet();
+  int bind_ahead(const Bytes& name) const;
   void say_if_shared(const Bytes& name) const;
   bool bind_netlink();
   bool bind_packet();
@@ -194,11 +196,30 @@ void Binding::say_if_shared(const Bytes& name) const {
                              words(), address_words(socket_.name), options_.where));
 }
 
+/// To an address that isn't there yet.
+int Binding::bind_ahead(const Bytes& name) const {
+  constexpr int kIpv6FreeBind = 78;  // IPV6_FREEBIND
+  const int fd = made_.fd.get();
+  const bool six = socket_.family == AF_INET6;
+  const int level = six ? IPPROTO_IPV6 : IPPROTO_IP, option = six ? kIpv6FreeBind : IP_FREEBIND;
+  int before = 0;
+  socklen_t size = sizeof before;
+  const int on = 1;
+  ::getsockopt(fd, level, option, &before, &size);
+  ::setsockopt(fd, level, option, &on, sizeof on);
+  const int error = bind(name);
+  ::setsockopt(fd, level, option, &before, sizeof before);
+  return error;
+}
+
 bool Binding::bind_internet() {
   const int fd = made_.fd.get();
   const Bytes name = internet_name(socket_, fd, false, false);
   say_if_shared(name);
   int error = bind(name);
+  if (error == EADDRNOTAVAIL && options_.moving.contains(moving_address(socket_))) {
+    error = bind_ahead(name);
+  }
   if (error == 0) return true;
   // Who asks others for something needs no address of its own that they knew before.
   const bool asks = socket_.type != SOCK_STREAM && !socket_.peer.empty();
@@ -309,6 +330,7 @@ int connect_to(int fd, const BoundSocket& bound, const Bytes& name) {
 // Its other holder is frozen, and about to end.
 bool take_original(BoundSocket& made, const Socket& socket, int number,
                    const BindOptions& options) {
+  if (socket.tcp) return false;
   if (socket.kept && options.held != nullptr) {
     made.fd = options.held->take(socket.cookie);
     made.taken = static_cast<bool>(made.fd);
@@ -333,6 +355,11 @@ bool take_original(BoundSocket& made, const Socket& socket, int number,
   made.fd = std::move(fd);
   made.taken = true;
   return true;
+}
+
+std::string moving_address(const Socket& socket) {
+  const auto tuple = tcp_tuple(socket.name, socket.name);
+  return tuple ? own_address_words(*tuple) : "";
 }
 
 bool is_kept_connection(const Socket& socket) {

@@ -24,11 +24,16 @@ using plan::OpKind;
 namespace {
 
 BindOptions bind_options(const image::Snapshot& snapshot, const Options& options, HostFiles& files,
-                         HeldConnections& held) {
+                         HeldConnections& held, const RemadeConnections& remade) {
   BindOptions bind;
   bind.held = &held;
+  bind.remade = &remade;
   bind.created = &files.created();
   bind.any_address = options.any_address;
+  for (const Description& description : snapshot.descriptions) {
+    if (!description.socket || !description.socket->tcp) continue;
+    bind.moving.insert(moving_address(*description.socket));
+  }
   const std::string& boot = snapshot.host.boot_id;
   const bool same_boot =
       !boot.empty() && read_file("/proc/sys/kernel/random/boot_id").starts_with(boot);
@@ -39,7 +44,7 @@ BindOptions bind_options(const image::Snapshot& snapshot, const Options& options
 }  // namespace
 
 OpenFiles::OpenFiles(const image::Snapshot& snapshot, const Options& options, HostFiles& files,
-                     HeldConnections& held, Findings& findings)
+                     HeldConnections& held, const RemadeConnections& remade, Findings& findings)
     : snapshot_(snapshot),
       process_(snapshot.processes[0]),
       options_(options),
@@ -49,7 +54,7 @@ OpenFiles::OpenFiles(const image::Snapshot& snapshot, const Options& options, Ho
       fifos_(snapshot, files, findings),
       inotify_(files),
       fanotify_(files, process_, !options.user),
-      sockets_(snapshot, bind_options(snapshot, options, files, held), findings),
+      sockets_(snapshot, bind_options(snapshot, options, files, held, remade), findings),
       terminals_(snapshot, findings) {
   for (const Descriptor& descriptor : process_.descriptors) {
     highest_ = std::max(highest_, descriptor.fd);

@@ -18,6 +18,7 @@
 #include "loader/memory_plan.h"
 #include "loader/plan_writer.h"
 #include "loader/pseudo_terminals.h"
+#include "loader/remade_connections.h"
 #include "loader/restore.h"
 #include "loader/sockets.h"
 
@@ -28,7 +29,7 @@ class OpenFiles {
   /// Opens or checks everything that the process's descriptors name; what can't be had becomes
   /// reasons in `findings`.
   OpenFiles(const image::Snapshot& snapshot, const Options& options, HostFiles& files,
-            HeldConnections& held, Findings& findings);
+            HeldConnections& held, const RemadeConnections& remade, Findings& findings);
 
   /// Highest number that the image wants.
   int highest() const { return highest_; }

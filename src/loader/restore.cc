@@ -101,6 +101,21 @@ void Restore::State::await_leaving() {
   }
 }
 
+/// The child waits once more, for what only this process may do. If it dies here it has died while
+/// it ran.
+void Restore::State::hand_over_connections() {
+  try {
+    channel_->await(plan::MessageKind::ready, "the child to take its connections");
+    remade_.release();
+    plan::Message message{};
+    message.kind = plan::MessageKind::go;
+    channel_->send(message);
+    channel_->await(plan::MessageKind::running, "the child to run");
+  } catch (const std::exception&) {
+    // Its end is reported as any child's.
+  }
+}
+
 // --- the interface ---
 
 Restore::Restore(const image::Metadata& metadata, const Options& options)
@@ -145,11 +160,14 @@ void Restore::go() {
     state_->open_files_->keep();
     state_->open_files_->begin_queues(child);
   }
+  const bool remade = state_->remade_.any();
+  if (remade) state_->remade_.queue_sent();
   plan::Message message{};
   message.kind = plan::MessageKind::go;
   state_->channel_->send(message);
   state_->channel_->await(plan::MessageKind::running, "the child to run");
   state_->released_ = true;
+  if (remade) state_->hand_over_connections();
   state_->held_.let_go();
   state_->await_leaving();
 }

@@ -71,6 +71,9 @@ struct Options {
   bool any_address = false;
   /// Connections that the image's holder has are taken on: for who runs a file of this host.
   bool take_held = false;
+  /// TCP connections to elsewhere whose address moves here are made, with all of this process's
+  /// rights: whoever gives the image could claim any address.
+  bool remake_connections = false;
   /// How long the stub may take for one step before it is given up.
   std::chrono::milliseconds step_timeout{60'000};
 };

@@ -30,7 +30,8 @@ Restore::State::State(const image::Metadata& metadata, const Options& options)
       options_(options),
       here_(image::this_host()),
       kernel_(kernel_vdso()),
-      held_(snapshot_, options.take_held) {
+      held_(snapshot_, options.take_held),
+      remade_(snapshot_) {
   check_image();
   user_ = target_user(process_, options_, findings_);
   segments_ = std::make_unique<SysvSegments>(snapshot_, options_, user_, findings_);
@@ -70,6 +71,12 @@ void Restore::State::find_files() {
     limit.rlim_cur = limit.rlim_max;
     ::setrlimit(RLIMIT_NOFILE, &limit);
   }
+  if (remade_.any() && !options_.remake_connections) {
+    findings_.refuse(
+        "the image has TCP connections whose address moves, and only a move makes them");
+    findings_.check();
+  }
+  remade_.make(findings_);
   open_as_user();
   // Above what is open here, too: so none of it stands where another one goes.
   const auto open = try_list_numbers("/proc/self/fd").value_or(std::vector<int>());
@@ -85,7 +92,8 @@ void Restore::State::find_files() {
 void Restore::State::open_as_user() {
   const ActAs as_user(user_);
   files_ = std::make_unique<HostFiles>(snapshot_, options_, findings_);
-  open_files_ = std::make_unique<OpenFiles>(snapshot_, options_, *files_, held_, findings_);
+  open_files_ =
+      std::make_unique<OpenFiles>(snapshot_, options_, *files_, held_, remade_, findings_);
   if (process_.cwd_removed) removed_cwd_ = CreatedFiles::removed_directory(process_.cwd);
   if (!removed_cwd_) settings_.cwd = working_directory(process_, *files_, findings_);
 }

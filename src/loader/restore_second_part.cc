@@ -161,6 +161,7 @@ void Restore::State::add_last_steps(const ThreadPlanInput& input) {
   open_files_->add_timers(*plan_);
   // As late as its descriptor is there: what fails before leaves the connections with the holder.
   if (held_.line() >= 0) held_.add_taking(*plan_, helpers_.base + kHolder);
+  if (remade_.any()) plan_->op(OpKind::ready, {}, "wait for the connections");
   plan_->call(SYS_close_range, {static_cast<uint64_t>(helpers_.base), UINT32_MAX, 0},
               "close the restore's own descriptors");
   open_files_->add_locks(*plan_, OpenFiles::Locks::of_original);

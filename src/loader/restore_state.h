@@ -18,6 +18,7 @@
 #include "loader/open_files.h"
 #include "loader/plan_writer.h"
 #include "loader/process_plan.h"
+#include "loader/remade_connections.h"
 #include "loader/restore.h"
 #include "loader/spawn.h"
 #include "loader/sysv_segments.h"
@@ -46,6 +47,7 @@ struct Restore::State {
   void write_second_part();
   void note_vdso(std::span<const std::byte> data);
   void await_leaving();
+  void hand_over_connections();
   [[noreturn]] void explain(const plan::Message* message);
 
   const image::Metadata& metadata_;
@@ -58,6 +60,7 @@ struct Restore::State {
   std::optional<TargetUser> user_;
   std::vector<Place> places_;
   HeldConnections held_;
+  RemadeConnections remade_;
   std::unique_ptr<HostFiles> files_;
   std::unique_ptr<OpenFiles> open_files_;
   std::unique_ptr<SysvSegments> segments_;

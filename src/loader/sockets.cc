@@ -11,6 +11,7 @@
 #include "loader/held_connections.h"
 #include "loader/internet_name.h"
 #include "loader/kernel_objects.h"
+#include "loader/remade_connections.h"
 #include "loader/socket_settings.h"
 
 namespace rfork::loader {
@@ -89,12 +90,23 @@ void SocketMaker::make_all() {
   ask_for_held();
   for (auto& [id, one] : made_) take_original(one.bound, one.socket, one.number, options_);
   share_ports_of_kept();
+  take_remade();
   // Connections first: they borrow the names that others have for good.
   for (auto& [id, one] : made_) {
     if (is_pair(one) && !one.bound.fd) make_pair(one);
   }
   for (auto& [id, one] : made_) {
-    if (!one.bound.fd && !is_pair(one)) make_alone(one);
+    if (!one.bound.fd && !is_pair(one) && !one.socket.tcp) make_alone(one);
+  }
+}
+
+/// Why one couldn't be made is in the findings already.
+void SocketMaker::take_remade() {
+  for (auto& [id, one] : made_) {
+    if (!one.socket.tcp || options_.remade == nullptr) continue;
+    one.bound.fd = options_.remade->take(one.socket.cookie);
+    // In repair mode its port can be shared with who listens there.
+    names_.note_connection(port_of(one.socket.name));
   }
 }
 
@@ -245,7 +257,7 @@ int SocketMaker::connect_to_dead(Made& one) {
 
 void SocketMaker::connect(Made& one) {
   const Socket& socket = one.socket;
-  if (socket.listening || is_pair(one) || waits(one)) return;
+  if (socket.listening || socket.tcp || is_pair(one) || waits(one)) return;
   if (socket.family != AF_UNIX) {
     if (socket.peer.empty() || socket.family == AF_PACKET) return;
     if (const int error = connect_to_name(one.fd(), socket.peer); error != 0) {

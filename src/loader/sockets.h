@@ -56,6 +56,7 @@ class SocketMaker {
   void add(const image::Description& description, int number);
   void make_all();
   void ask_for_held();
+  void take_remade();
   void share_ports_of_kept();
   void unshare_ports_of_kept();
   bool is_pair(const Made& one) const;

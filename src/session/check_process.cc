@@ -7,6 +7,7 @@
 #include "base/output_file.h"
 #include "image/format.h"
 #include "session/image_output.h"
+#include "tracer/connection_silence.h"
 
 namespace rfork::session {
 
@@ -39,7 +40,8 @@ class Check {
   tracer::Examination examination_;
   std::optional<Destination> there_;
   std::optional<tracer::Capture> capture_;
-  bool judged_ = false, judges_image_ = false;
+  std::optional<tracer::ConnectionSilence> silence_;
+  bool judged_ = false, judges_image_ = false, remakes_ = false;
 };
 
 /// The code is the first failure's; a later step may repeat what an earlier one said.
@@ -121,6 +123,7 @@ void Check::ask_destination() {
                             judgement.warnings.end());
     report_.present = judgement.present_paths;
     judges_image_ = judgement.goes_on;
+    remakes_ = judgement.remakes_connections && options_.send.capture.keep_tcp;
     judged_ = true;
   });
 }
@@ -132,6 +135,8 @@ void Check::look() {
   if (!judged_ && options_.output.empty()) {
     for (const image::File& file : report_.snapshot.files) report_.present.insert(file.path);
   }
+  if (remakes_ && !attempt([&] { silence_.emplace(examination_); })) return;
+  if (silence_) options_.send.capture.silence = &*silence_;
   attempt([&] {
     capture_.emplace(examination_, options_.send.capture, report_.present);
     report_.snapshot = capture_->snapshot();

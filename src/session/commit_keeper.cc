@@ -2,81 +2,54 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <chrono>
+#include <algorithm>
 #include <csignal>
-#include <cstdio>
-#include <optional>
-#include <thread>
+#include <cstring>
 
 #include "base/error.h"
 #include "base/io.h"
+#include "image/connection_holder.h"
+#include "session/keep_commit.h"
 
 namespace rfork::session {
 
+using image::HolderMessage;
+using Word = HolderMessage::Word;
+
 namespace {
 
-constexpr auto kAskFor = std::chrono::seconds(60);
-constexpr auto kAskEvery = std::chrono::milliseconds(500);
-
-void signal_original(int pidfd, int signal) {
-  ::syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0);
-}
-
-struct Commit {
-  pid_t original;
-  char move_id[32];
-};
-
-// The keeper's whole life. The pipe brings a Commit when one begins, a byte when it is over, and
-// its end when rfork-trace is gone.
-void keep(int pipe, const std::function<Resolution(const std::string&)>& ask,
-          const std::function<std::string(pid_t, const std::string&)>& how_to_decide) {
-  Commit commit;
-  if (read_full(pipe, std::as_writable_bytes(std::span(&commit, 1)), "commit pipe") <
-      sizeof commit) {
-    return;
-  }
-  const std::string move_id(commit.move_id, sizeof commit.move_id);
-  const UniqueFd original(static_cast<int>(::syscall(SYS_pidfd_open, commit.original, 0)));
-  std::byte over{};
-  if (read_full(pipe, std::span(&over, 1), "commit pipe") == 1) return;
-
-  const auto deadline = std::chrono::steady_clock::now() + kAskFor;
-  while (std::chrono::steady_clock::now() < deadline) {
-    try {
-      const Resolution resolution = ask(move_id);
-      if (resolution.state == Resolution::State::unknown) break;
-      const bool went = resolution.state != Resolution::State::aborted;
-      signal_original(original.get(), went ? SIGKILL : SIGCONT);
-      return;
-    } catch (const std::exception&) {
-      std::this_thread::sleep_for(kAskEvery);
-    }
-  }
-  std::fputs(fmt::format("rfork-trace: {}\n", how_to_decide(commit.original, move_id)).c_str(),
-             stderr);
+UniqueFd open_process(pid_t pid) {
+  UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  if (!process) throw ProcessGone(pid);
+  return process;
 }
 
 }  // namespace
 
 CommitKeeper::CommitKeeper(std::function<Resolution(const std::string&)> ask,
                            std::function<std::string(pid_t, const std::string&)> how_to_decide) {
-  int fds[2];
-  if (::pipe2(fds, O_CLOEXEC) != 0) throw_errno("pipe2");
-  UniqueFd reader(fds[0]);
-  pipe_ = UniqueFd(fds[1]);
+  rlimit limit{};  // each connection is open in both
+  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    limit.rlim_cur = limit.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+  }
+  auto [ours, theirs] = make_seqpacket_pair();
+  line_ = std::move(ours);
   keeper_ = ::fork();
   if (keeper_ < 0) throw_errno("fork");
   if (keeper_ != 0) return;
-  pipe_.reset();
+  line_.reset();
   ::setsid();  // neither the terminal's Ctrl-C nor a signal to our group reaches it
   int status = 0;
   try {
-    keep(reader.get(), ask, how_to_decide);
+    keep_commit({std::move(theirs), std::move(ask), std::move(how_to_decide)});
   } catch (const std::exception& error) {
     status = report_failure("rfork-trace", error);
   }
@@ -84,18 +57,59 @@ CommitKeeper::CommitKeeper(std::function<Resolution(const std::string&)> ask,
 }
 
 CommitKeeper::~CommitKeeper() {
-  pipe_.reset();
-  if (keeper_ > 0) ::waitpid(keeper_, nullptr, 0);
+  try {
+    if (holds_ && !begun_) commit_ends(Outcome::original_goes_on);
+  } catch (const std::exception&) {
+    // It has ended, or sees our end.
+  }
+  line_.reset();
+  if (keeper_ > 0 && !stays_) ::waitpid(keeper_, nullptr, 0);
+}
+
+void CommitKeeper::hold(pid_t original, int silence, int addresses, bool stopped,
+                        const std::vector<tracer::KeptSocket>& sockets) {
+  const auto tell = [&](const HolderMessage& message, const std::vector<int>& passed) {
+    const bool sent = image::send_to_holder(line_.get(), message, passed);
+    const auto answer = sent ? image::receive_of_holder(line_.get()) : std::nullopt;
+    if (answer && answer->message.word == Word::done) return;
+    throw Refusal(Failure::internal, fmt::format("the TCP connections can't be watched over: {}",
+                                                 std::strerror(errno)));
+  };
+  const UniqueFd process = open_process(original);
+  HolderMessage first;
+  first.word = Word::prepare;
+  first.number = stopped ? 1 : 0;
+  tell(first, {process.get(), silence, addresses});
+  for (size_t at = 0; at < sockets.size(); at += image::kMostHeldAtOnce) {
+    HolderMessage message;
+    message.word = Word::hold;
+    std::vector<int> passed;
+    for (size_t i = at; i < std::min(sockets.size(), at + image::kMostHeldAtOnce); ++i) {
+      passed.push_back(sockets[i].fd.get());
+    }
+    tell(message, passed);
+  }
+  holds_ = true;
 }
 
 void CommitKeeper::commit_begins(pid_t original, const std::string& move_id) {
-  Commit commit{original, {}};
-  move_id.copy(commit.move_id, sizeof commit.move_id);
-  write_full(pipe_.get(), std::as_bytes(std::span(&commit, 1)), "commit pipe");
+  const UniqueFd process = open_process(original);
+  HolderMessage message;
+  message.word = Word::commit;
+  message.number = original;
+  std::memcpy(message.cookies.data(), move_id.data(), std::min(move_id.size(), kMoveIdSize));
+  if (!image::send_to_holder(line_.get(), message, {process.get()})) {
+    throw_errno("send", "commit keeper");
+  }
+  begun_ = true;
 }
 
-void CommitKeeper::commit_ends() {
-  write_full(pipe_.get(), as_bytes("."), "commit pipe");
+void CommitKeeper::commit_ends(Outcome outcome) {
+  HolderMessage message;
+  message.word = Word::done;
+  message.number = static_cast<int32_t>(outcome);
+  stays_ = holds_ && outcome != Outcome::original_goes_on;
+  if (!image::send_to_holder(line_.get(), message, {})) throw_errno("send", "commit keeper");
 }
 
 }  // namespace rfork::session

@@ -74,6 +74,7 @@ void visit_members(auto& visit, Is<OfferMessage> auto& x) {
 void visit_members(auto& visit, Is<Answer> auto& x) {
   visit("present_paths", x.present_paths);
   visit("warnings", x.warnings);
+  visit("remakes_connections", x.remakes_connections);
 }
 
 void visit_members(auto& visit, Is<Judgement> auto& x) {
@@ -81,6 +82,7 @@ void visit_members(auto& visit, Is<Judgement> auto& x) {
   visit("warnings", x.warnings);
   visit("present_paths", x.present_paths);
   visit("goes_on", x.goes_on);
+  visit("remakes_connections", x.remakes_connections);
   visit("pid_kept", x.pid_kept);
   visit("pid_namespace", x.pid_namespace);
 }

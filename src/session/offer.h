@@ -61,6 +61,8 @@ struct Answer {
   /// files that it sees as the same file.
   std::set<std::string> present_paths;
   std::vector<std::string> warnings;  ///< what will be different there, one line each
+  /// TCP connections to elsewhere can't be taken from the original, and get new sockets.
+  bool remakes_connections = false;
 };
 
 /// What a destination says when it is only asked. A real restore would be refused for `reasons`, if
@@ -70,6 +72,7 @@ struct Judgement {
   std::vector<std::string> warnings;    ///< what would be different there, one line each
   std::set<std::string> present_paths;  ///< as in Answer
   bool goes_on = false;                 ///< the image is wanted too, without its pages
+  bool remakes_connections = false;     ///< as in Answer
   bool pid_kept = false;                ///< of the second judgement
   bool pid_namespace = false;           ///< kept in a pid namespace of its own
 };

@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "image/format.h"
 #include "image/host.h"
+#include "loader/remade_connections.h"
 #include "loader/restore.h"
 #include "loader/sysv_segments.h"
 #include "session/attend_child.h"
@@ -55,6 +56,7 @@ class Reception {
 
  private:
   std::vector<Reason> find_reasons();
+  void try_connections(std::vector<Reason>& reasons);
   void make_restore();
   void make_relays(std::map<uint32_t, int>& of_child);
   std::string words_of(uint32_t description) const;
@@ -73,6 +75,9 @@ class Reception {
   std::optional<ImageInput> input_;
   image::Metadata metadata_;
   std::optional<image::Verifier> verifier_;
+  /// What the offer's connections to elsewhere would be: silent from the offer on.
+  std::vector<image::Socket> sockets_to_remake_;
+  std::optional<loader::RemadeConnections> tried_;
   std::optional<loader::Restore> restore_;
   pid_t pid_ = 0;
   UniqueFd pidfd_;
@@ -114,13 +119,35 @@ std::vector<Reason> Reception::find_reasons() {
     if (offer_.spooled) spooled_.emplace(worker_.options.spool, move_id_, user_);
     const bool same_boot = here.boot_id == offer_.needs.host.boot_id;
     check_segments(offer_, user_.uid, same_boot, reasons);
-    const ActingAs acting(user_);
-    files_ = check_files(offer_, same_boot, reasons);
-    check_sockets(offer_, same_boot, reasons);
+    {
+      const ActingAs acting(user_);
+      files_ = check_files(offer_, same_boot, reasons);
+      sockets_to_remake_ = check_sockets(offer_, same_boot, reasons);
+    }
+    try_connections(reasons);
   } catch (const Refusal& refusal) {
     reasons.insert(reasons.end(), refusal.reasons().begin(), refusal.reasons().end());
   }
   return reasons;
+}
+
+/// With this process's own rights, which the child's user may not have: who may not be root here
+/// may not claim any address either.
+void Reception::try_connections(std::vector<Reason>& reasons) {
+  if (sockets_to_remake_.empty()) return;
+  const UserPolicy& users = worker_.options.users;
+  if (::geteuid() == 0 && !users.allow_root && !users.allow_all) {
+    reasons.push_back(
+        {"TCP connections whose address moves there can't be kept: rforkd does for "
+         "nobody what only root may",
+         "start it with --allow-root, or leave --keep-tcp out"});
+    return;
+  }
+  loader::Findings findings;
+  tried_.emplace(sockets_to_remake_);
+  tried_->make(findings);
+  tried_->close();
+  reasons.insert(reasons.end(), findings.reasons.begin(), findings.reasons.end());
 }
 
 void Reception::judge() {
@@ -135,6 +162,7 @@ void Reception::say_what_judge_finds() {
   judgement.warnings = user_.warnings;
   judgement.present_paths = files_.paths;
   judgement.goes_on = user_chosen_;
+  judgement.remakes_connections = !sockets_to_remake_.empty();
   if (!judgement.reasons.empty()) offer_.ignore_cpu = offer_.overwrite_files = true;
   spooled_.reset();  // the metadata comes through the connection
   say(FrameType::judgement, encode(judgement), "the judgement to be taken");
@@ -179,7 +207,8 @@ void Reception::announce() {
 }
 
 void Reception::answer() {
-  say(FrameType::answer, encode(Answer{files_.paths, user_.warnings}), "the answer to be taken");
+  say(FrameType::answer, encode(Answer{files_.paths, user_.warnings, !sockets_to_remake_.empty()}),
+      "the answer to be taken");
 }
 
 void Reception::take_metadata() {
@@ -213,7 +242,9 @@ void Reception::make_restore() {
   make_relays(options.relays);
   options.agreed_files = files_.by_id(metadata_.snapshot.files);
   verifier_.emplace(metadata_);
+  options.remake_connections = !sockets_to_remake_.empty();
   restore_.emplace(metadata_, options);
+  tried_.reset();  // those of the restore are silent by themselves
 }
 
 /// Makes the child-to-be.

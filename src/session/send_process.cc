@@ -1,11 +1,13 @@
 #include "session/send_process.h"
 
 #include <fmt/format.h>
+#include <linux/netlink.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <future>
 #include <optional>
+#include <set>
 #include <thread>
 
 #include "base/clock.h"
@@ -14,7 +16,11 @@
 #include "session/attend_ghost.h"
 #include "session/commit_keeper.h"
 #include "session/image_output.h"
+#include "session/keep_commit.h"
+#include "session/local_addresses.h"
 #include "session/progress.h"
+#include "tracer/connection_silence.h"
+#include "tracer/diag_socket.h"
 
 namespace rfork::session {
 
@@ -145,8 +151,9 @@ using LetGo = std::function<std::optional<Running>()>;
 // The commit of a move. On return exactly one copy runs, the child; on an exception but in_doubt,
 // the original. With a ghost the original's pid stays, attended to by a process of its own.
 Running commit_move(tracer::Capture& capture, Destination& there, CommitKeeper& keeper,
-                    const Endpoint& endpoint, pid_t pid, const SendOptions& options,
-                    const LetGo& let_go) {
+                    std::optional<tracer::ConnectionSilence>& silence, const Endpoint& endpoint,
+                    pid_t pid, const SendOptions& options, const LetGo& let_go) {
+  using Outcome = CommitKeeper::Outcome;
   capture.hold_original();
   keeper.commit_begins(pid, there.move_id());
   std::optional<Running> running;
@@ -154,17 +161,23 @@ Running commit_move(tracer::Capture& capture, Destination& there, CommitKeeper& 
     running = let_go();
   } catch (...) {
     capture.release();
-    keeper.commit_ends();
+    keeper.commit_ends(Outcome::original_goes_on);
     throw;
   }
+  // The keeper is to be their last holder: nobody that is forked from here on may have them.
+  const bool silent = silence.has_value();
+  silence.reset();
+  if (silent) (void)capture.take_kept();
   if (!running) {
     capture.leave_stopped();
-    keeper.commit_ends();
-    throw Refusal(Failure::in_doubt, how_to_decide(pid, there.name(), there.move_id()));
+    keeper.commit_ends(Outcome::in_doubt);
+    std::vector<Reason> reasons{{how_to_decide(pid, there.name(), there.move_id()), {}}};
+    if (silent) reasons.push_back({silence_advice(keeper.pid()), {}});
+    throw Refusal(Failure::in_doubt, std::move(reasons));
   }
   if (!options.ghost) {
     capture.end_original();
-    keeper.commit_ends();
+    keeper.commit_ends(Outcome::original_ended);
     return *running;
   }
   std::vector<RelayEnd> ends;
@@ -184,7 +197,7 @@ Running commit_move(tracer::Capture& capture, Destination& there, CommitKeeper& 
                             .linger = std::chrono::seconds(options.linger_s),
                             .carried = capture.leave_ghost()};
   start_attending(there.link(), ghost, std::move(ends));
-  keeper.commit_ends();
+  keeper.commit_ends(Outcome::original_ended);
   return *running;
 }
 
@@ -195,6 +208,31 @@ Running commit_copy(Destination& there, pid_t pid, const LetGo& let_go) {
                             there.name(), pid),
                 fmt::format("`rforkctl {} resolve {}` tells whether the copy runs", there.name(),
                             there.move_id()));
+}
+
+}  // namespace
+
+namespace {
+
+auto watched_by(CommitKeeper& keeper, pid_t pid) {
+  return [&keeper, pid](int netlink, bool stopped, const std::vector<tracer::KeptSocket>& sockets) {
+    const UniqueFd addresses = tracer::netlink_socket(pid, NETLINK_ROUTE);
+    listen_to_addresses(addresses.get());
+    keeper.hold(pid, netlink, addresses.get(), stopped, sockets);
+  };
+}
+
+/// The addresses that have to move, and who is silent for them until they have.
+void note_silence(Sent& sent, const image::Snapshot& snapshot, pid_t keeper) {
+  std::set<std::string> addresses;
+  for (const image::Description& description : snapshot.descriptions) {
+    if (!description.socket || !description.socket->tcp) continue;
+    const auto tuple = tcp_tuple(description.socket->name, description.socket->peer);
+    if (tuple) addresses.insert(own_address_words(*tuple));
+  }
+  if (addresses.empty()) return;
+  sent.silence_pid = keeper;
+  sent.addresses.assign(addresses.begin(), addresses.end());
 }
 
 }  // namespace
@@ -238,7 +276,14 @@ Sent send_process(pid_t pid, const Endpoint& endpoint, const SendOptions& option
   const Answer answer = there.offer(make_offer(examination, options));
 
   Sent sent;
-  tracer::Capture capture(examination, options.capture, answer.present_paths);
+  tracer::Options capture_options = options.capture;
+  std::optional<tracer::ConnectionSilence> silence;
+  if (answer.remakes_connections && keeper && options.capture.keep_tcp) {
+    silence.emplace(examination);
+    capture_options.silence = &*silence;
+    silence->witness = watched_by(*keeper, pid);
+  }
+  tracer::Capture capture(examination, capture_options, answer.present_paths);
   sent.image_bytes = stream_image(capture, *output, fmt::format("{} → {}", pid, there.name()));
   const Ready ready = there.finish_and_wait_ready();
   output.reset();
@@ -250,10 +295,11 @@ Sent send_process(pid_t pid, const Endpoint& endpoint, const SendOptions& option
     phase = Phase::decided;
     return running;
   };
-  const Running running = options.capture.move ? commit_move(capture, there, *keeper, uninterrupted,
-                                                             pid, options, let_go)
+  const Running running = options.capture.move ? commit_move(capture, there, *keeper, silence,
+                                                             uninterrupted, pid, options, let_go)
                                                : commit_copy(there, pid, let_go);
 
+  if (answer.remakes_connections) note_silence(sent, capture.snapshot(), keeper->pid());
   sent.pid = running.pid;
   sent.child_id = running.child_id;
   sent.destination = there.name();

@@ -39,6 +39,10 @@ struct Sent {
   int64_t paused_ns = 0;
   int64_t total_ns = 0;
   std::vector<std::string> warnings;
+  /// Of connections that go on there: addresses that must move, and the process that keeps this
+  /// host silent for them until they have gone. 0: none.
+  pid_t silence_pid = 0;
+  std::vector<std::string> addresses;
 };
 
 /// What a destination is told of the process first.

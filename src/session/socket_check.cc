@@ -33,7 +33,8 @@ image::Socket socket_of(const NamedSocket& named) {
 
 }  // namespace
 
-void check_sockets(const Offer& offer, bool same_boot, std::vector<Reason>& reasons) {
+std::vector<image::Socket> check_sockets(const Offer& offer, bool same_boot,
+                                         std::vector<Reason>& reasons) {
   loader::BindOptions options;
   options.any_address = offer.any_address;
   options.original = offer.move && same_boot ? offer.pid : 0;
@@ -42,11 +43,24 @@ void check_sockets(const Offer& offer, bool same_boot, std::vector<Reason>& reas
   loader::SocketNames names("/");
   loader::Findings findings;  // its notes come again when the socket is made
   std::vector<loader::BoundSocket> tried;
+  std::vector<image::Socket> to_remake;
   for (const NamedSocket& named : offer.sockets) {
+    image::Socket socket = socket_of(named);
+    loader::BoundSocket taken;
+    if (!loader::is_kept_connection(socket) || take_original(taken, socket, named.fd, options)) {
+      continue;
+    }
+    options.moving.insert(loader::moving_address(socket));
+    to_remake.push_back(std::move(socket));
+  }
+  for (const NamedSocket& named : offer.sockets) {
+    const image::Socket socket = socket_of(named);
+    if (loader::is_kept_connection(socket)) continue;
     // Two may want the same name, which only both together show.
-    tried.push_back(make_socket(socket_of(named), named.fd, options, names, findings));
+    tried.push_back(make_socket(socket, named.fd, options, names, findings));
   }
   reasons.insert(reasons.end(), findings.reasons.begin(), findings.reasons.end());
+  return to_remake;
 }
 
 }  // namespace rfork::session

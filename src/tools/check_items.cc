@@ -198,6 +198,11 @@ void Items::add_description(const Description& description, std::vector<int> des
                        ", held on this host until rfork-run takes it on",
                    std::move(descriptors));
       }
+      if (description.socket && description.socket->tcp) {
+        return add(Fate::carried,
+                   visible(image::socket_words(*description.socket)) + ": its address moves too",
+                   std::move(descriptors));
+      }
       return add(Fate::carried,
                  (description.socket ? visible(image::socket_words(*description.socket))
                                      : image::name_of(description.kind)) +

@@ -119,7 +119,7 @@ void add_options(CLI::App& app, Arguments& arguments) {
   app.add_flag("--drop-connections", arguments.drop_connections,
                "With --move: connections that nobody has accepted yet break");
   app.add_flag("--keep-tcp", arguments.keep_tcp,
-               "With --move on this host or into a file: TCP connections go on");
+               "With --move: TCP connections go on, with their address");
   app.add_flag("--any-address", arguments.any_address,
                "Sockets whose address isn't there get any of that host's");
   app.add_flag("--leave-children", arguments.leave_children,
@@ -277,6 +277,22 @@ void save(const Arguments& arguments) {
   if (saved.holder != 0) tell_of_holder(saved);
 }
 
+std::string joined(const std::vector<std::string>& words) {
+  std::string all;
+  for (const std::string& word : words) all += (all.empty() ? "" : ", ") + word;
+  return all;
+}
+
+void tell_of_silence(const session::Sent& sent, const std::string& host) {
+  std::fputs(
+      fmt::format("rfork-trace: note: the TCP connections of {} go on at {} when it has that "
+                  "address: move it there now. Process {} keeps this host silent for them "
+                  "until it has gone from here\n",
+                  joined(sent.addresses), host, sent.silence_pid)
+          .c_str(),
+      stderr);
+}
+
 /// Whether the process has a parent that may want to know of its end: not init.
 bool somebody_waits_for(pid_t pid) {
   const auto stat = try_read_file_at(AT_FDCWD, fmt::format("/proc/{}/stat", pid));
@@ -287,16 +303,20 @@ bool somebody_waits_for(pid_t pid) {
 
 void tell(const Arguments& arguments, const session::Sent& sent) {
   if (arguments.json) {
-    const nlohmann::json result = {{"pid", arguments.pid},
-                                   {"host", arguments.host},
-                                   {"moved", arguments.move},
-                                   {"child_pid", sent.pid},
-                                   {"child_id", sent.child_id},
-                                   {"wire_bytes", sent.wire_bytes},
-                                   {"image_bytes", sent.image_bytes},
-                                   {"paused_ns", sent.paused_ns},
-                                   {"total_ns", sent.total_ns},
-                                   {"warnings", sent.warnings}};
+    nlohmann::json result = {{"pid", arguments.pid},
+                             {"host", arguments.host},
+                             {"moved", arguments.move},
+                             {"child_pid", sent.pid},
+                             {"child_id", sent.child_id},
+                             {"wire_bytes", sent.wire_bytes},
+                             {"image_bytes", sent.image_bytes},
+                             {"paused_ns", sent.paused_ns},
+                             {"total_ns", sent.total_ns},
+                             {"warnings", sent.warnings}};
+    if (sent.silence_pid != 0) {
+      result["silence_pid"] = sent.silence_pid;
+      result["addresses"] = sent.addresses;
+    }
     std::puts(result.dump().c_str());
     std::fflush(stdout);
     return;
@@ -304,6 +324,7 @@ void tell(const Arguments& arguments, const session::Sent& sent) {
   for (const std::string& warning : sent.warnings) {
     std::fputs(fmt::format("rfork-trace: note: {}\n", warning).c_str(), stderr);
   }
+  if (sent.silence_pid != 0) tell_of_silence(sent, arguments.host);
   const std::string amount =
       sent.spool.empty() ? human_bytes(sent.wire_bytes)
                          : fmt::format("{} through {}", human_bytes(sent.image_bytes), sent.spool);

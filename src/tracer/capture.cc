@@ -19,6 +19,7 @@
 #include "base/clock.h"
 #include "base/io.h"
 #include "tracer/capture_state.h"
+#include "tracer/connection_silence.h"
 #include "tracer/ipc_namespace.h"
 #include "tracer/large_queues.h"
 #include "tracer/memory_policy.h"
@@ -205,6 +206,7 @@ void Capture::State::take_stock(const image::Process& process, const std::vector
   input.drop_connections = options.drop_connections;
   input.keep_tcp = options.keep_tcp;
   input.into_file = options.move && options.into_file;
+  input.remade = options.silence != nullptr;
   input.relay = options.relay;
   input.forked = options.forked;
   input.leave_children = options.leave_children;
@@ -223,6 +225,19 @@ void Capture::State::take_stock(const image::Process& process, const std::vector
   add_what_no_fork_copies(contents, inventory, original, ResidentPages(calls, original),
                           examination.not_forked);
   pieces_of_original = contents.pieces.size();
+}
+
+/// If we die in the middle of it the process stays stopped until the witness has tidied up. Behind
+/// the last injected call, which would meet the stop.
+void Capture::State::read_connections() {
+  if (options.silence == nullptr) return;
+  if (!options.glance) {
+    options.silence->begin(inventory, stopped->stop_signal() != 0);
+    hold();
+  }
+  options.silence->read(inventory, options.glance);
+  find_large_queues(inventory);
+  if (!inventory.obstacles.empty()) throw Refusal(Failure::cannot_carry, inventory.obstacles);
 }
 
 void Capture::State::read_early_pieces() {
@@ -320,6 +335,7 @@ Capture::Capture(const Examination& examination, const Options& options,
   state.read_process_wide(process, maps);
   state.settle_timer_threads(process);
   state.take_stock(process, maps, present);
+  state.read_connections();
   state.check_interrupted();
   state.read_early_pieces();
   if (state.read_early || (options.glance && state.copy)) state.let_go();
@@ -400,11 +416,29 @@ void Capture::State::forget_connections() {
 
 // The signal stays pending while the threads are in ptrace's stop. If we die, each thread looks for
 // signals before it runs on, the first finds this one, and job control stops them all.
+void Capture::State::hold() {
+  if (!stopped || held || stopped->stop_signal() != 0) return;
+  if (::kill(pid, SIGSTOP) != 0) throw_errno("kill(SIGSTOP)", std::to_string(pid));
+  held = true;
+}
+
+/// Takes the stop signal back: a thread that runs on meets it before its next instruction. Signals
+/// that came meanwhile may stand before it, and are delivered as they would be.
+void Capture::State::take_back_hold() {
+  if (!stopped || !held) return;
+  for (int signal = 0;;) {
+    resume(pid, PTRACE_CONT, signal);
+    const WaitStatus status = wait_for(pid);
+    if (status.gone()) throw ProcessGone(pid);
+    const bool delivered = status.kind() == WaitStatus::Kind::signal_delivery_stop;
+    if (delivered && status.signal() == SIGSTOP) break;
+    signal = delivered ? status.signal() : 0;
+  }
+  held = false;
+}
+
 void Capture::hold_original() {
-  State& state = *state_;
-  if (!state.stopped || state.stopped->stop_signal() != 0) return;
-  if (::kill(state.pid, SIGSTOP) != 0) throw_errno("kill(SIGSTOP)", std::to_string(state.pid));
-  state.held = true;
+  state_->hold();
 }
 
 void Capture::end_original() {
@@ -443,13 +477,7 @@ void Capture::State::remove_own_segments() const {
 void Capture::release() {
   State& state = *state_;
   if (!state.stopped) return;
-  if (state.held) {
-    // Take the stop signal back: a thread that runs on meets it before anything else.
-    resume(state.pid, PTRACE_CONT);
-    const WaitStatus status = wait_for(state.pid);
-    if (status.gone()) throw ProcessGone(state.pid);
-    state.held = false;
-  }
+  state.take_back_hold();
   state.let_go();
 }
 

@@ -25,6 +25,8 @@
 
 namespace rfork::tracer {
 
+class ConnectionSilence;
+
 struct Options {
   bool move = false;         ///< the original stays frozen until end_original() or release()
   bool into_file = false;    ///< nobody takes sockets from the original while it is frozen
@@ -37,6 +39,8 @@ struct Options {
   bool drop_connections = false;  ///< of a move: accepts that those break which nobody has accepted
   bool keep_tcp = false;  ///< of a move on this host: TCP connections to elsewhere stay as they
                           ///< are, to be taken from the frozen original, or from the `holder`
+  /// Of a move whose connections get new sockets there: borrowed.
+  ConnectionSilence* silence = nullptr;
   /// Of a move into a file: who gets what take_kept() gives.
   std::optional<image::ConnectionHolder> holder;
   bool leave_children = false;  ///< accepts that the child has none of the process's children

@@ -54,6 +54,7 @@ struct Capture::State {
 
   ~State() {
     try {
+      take_back_hold();
       let_go();
     } catch (const std::exception&) {
       // The process has ended meanwhile: nothing is left to let go.
@@ -76,6 +77,9 @@ struct Capture::State {
   int32_t find_clock_thread(const image::Process& process, const image::PosixTimer& timer);
   void take_stock(const image::Process& process, const std::vector<MapsLine>& maps,
                   const std::set<std::string>& present);
+  void read_connections();
+  void hold();
+  void take_back_hold();
   void read_early_pieces();
   void refuse_uncarried(RemoteSyscalls& calls) const;
   void describe_copy(image::Process& process);

@@ -20,8 +20,8 @@ namespace rfork::tracer {
 
 namespace {
 
-UniqueFd diag_socket_here() {
-  return UniqueFd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
+UniqueFd socket_here(int protocol) {
+  return UniqueFd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol));
 }
 
 bool same_file(const std::string& a, const std::string& b) {
@@ -33,7 +33,7 @@ bool same_file(const std::string& a, const std::string& b) {
 
 /// A namespace can be entered by a process of our own with the same descriptors, which makes the
 /// socket there: setns(2) asks a process that enters a user namespace to have one thread.
-UniqueFd diag_socket_in(pid_t pid) {
+UniqueFd socket_in(pid_t pid, int protocol) {
   const UniqueFd network = try_open(fmt::format("/proc/{}/ns/net", pid), O_RDONLY);
   const UniqueFd user = try_open(fmt::format("/proc/{}/ns/user", pid), O_RDONLY);
   if (!network) return {};
@@ -49,7 +49,7 @@ UniqueFd diag_socket_in(pid_t pid) {
         ::_exit(1);
       }
     }
-    const int fd = ::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+    const int fd = ::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol);
     ::_exit(::write(writer.get(), &fd, sizeof fd) == sizeof fd ? 0 : 1);
   }
   if (child < 0) return {};
@@ -62,9 +62,13 @@ UniqueFd diag_socket_in(pid_t pid) {
 
 }  // namespace
 
-UniqueFd diag_socket(pid_t pid) {
+UniqueFd netlink_socket(pid_t pid, int protocol) {
   const bool here = same_file(fmt::format("/proc/{}/ns/net", pid), "/proc/self/ns/net");
-  return here ? diag_socket_here() : diag_socket_in(pid);
+  return here ? socket_here(protocol) : socket_in(pid, protocol);
+}
+
+UniqueFd diag_socket(pid_t pid) {
+  return netlink_socket(pid, NETLINK_SOCK_DIAG);
 }
 
 }  // namespace rfork::tracer

@@ -50,7 +50,8 @@ struct Inventory {
   std::map<uint32_t, UniqueFd> relays;          ///< the process's own end, by Description id
   std::map<dev_t, uint32_t> relayed_terminals;  ///< Description id by terminal
   std::vector<UniqueFd> connections;  ///< of a move into a file: TCP connections with itself
-  std::vector<KeptSocket> kept;       ///< of a move into a file: TCP connections to elsewhere
+  std::vector<KeptSocket> kept;       ///< of a move into a file, or with new sockets there: TCP
+                                      ///< connections to elsewhere
   std::set<ino_t> own_channels;       ///< pipes and sockets that nobody else has
   std::vector<Reason> obstacles;      ///< what can't be carried
   std::vector<std::string> notes;     ///< what is lost, and the program goes on without
@@ -66,6 +67,7 @@ struct InventoryInput {
   std::set<int> drop_fds;
   bool drop_locks = false;
   bool move = false, into_file = false, drop_connections = false, keep_tcp = false;
+  bool remade = false;  ///< connections to elsewhere get new sockets
   bool relay = false, relay_input = false;
   bool forked = false;                 ///< what it shares with others is no obstacle
   bool leave_children = false;         ///< what it shares with its descendants is none

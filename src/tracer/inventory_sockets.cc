@@ -191,7 +191,7 @@ bool keep_connection(Inventory& inventory, const InventoryInput& input, UniqueFd
   socket->connected = true;
   socket->error = false;
   socket->kept = true;
-  if (input.into_file) inventory.kept.push_back({socket->cookie, std::move(own)});
+  if (input.into_file || input.remade) inventory.kept.push_back({socket->cookie, std::move(own)});
   description.kind = Description::Kind::socket;
   description.socket = *std::move(socket);
   return true;

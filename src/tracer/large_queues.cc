@@ -20,6 +20,9 @@ uint64_t queued_in(const image::Description& description) {
   if (!description.socket) return size;
   for (const image::SocketMessage& message : description.socket->messages)
     size += message.data.size();
+  if (const auto& tcp = description.socket->tcp) {
+    size += tcp->sent.size() + tcp->not_sent.size() + tcp->received.size();
+  }
   return size;
 }
 

@@ -28,7 +28,8 @@ ino_t inode_in(const std::string& link) {
   return std::strtoull(link.c_str() + link.find('[') + 1, nullptr, 10);
 }
 
-/// Those of `inodes` that a process not in `same` has open too, as far as we may look.
+}  // namespace
+
 std::set<ino_t> held_by_others(const std::set<ino_t>& inodes, const std::set<pid_t>& same) {
   std::set<ino_t> held;
   for (const int pid : try_list_numbers("/proc").value_or(std::vector<int>())) {
@@ -42,6 +43,8 @@ std::set<ino_t> held_by_others(const std::set<ino_t>& inodes, const std::set<pid
   }
   return held;
 }
+
+namespace {
 
 /// Whether it is a unix socket, as far as we may look.
 bool may_be_unix(const ChannelEnd& end) {

@@ -24,6 +24,10 @@ std::vector<Bytes> peek_pipe(int fd);
 /// kernel doesn't say for sure isn't taken for it.
 bool other_end_closed(const ChannelEnd& end);
 
+/// Those of `inodes`, of pipes and sockets, that a process not in `same` has open too, as far as we
+/// may look.
+std::set<ino_t> held_by_others(const std::set<ino_t>& inodes, const std::set<pid_t>& same);
+
 class OwnChannels {
  public:
   /// `same`: processes that may hold the ends too, `pid` itself and a copy of it that was made for

@@ -149,6 +149,36 @@ TEST_CASE("the trailer wants all page data") {
   CHECK_THROWS_AS(encoder.trailer(), std::logic_error);
 }
 
+TEST_CASE("a connection that TCP_REPAIR is to make is one, with windows that fit") {
+  const auto is_taken = [](const std::function<void(Socket&)>& change) {
+    Snapshot snapshot = samples::rich_snapshot();
+    Socket socket;
+    socket.family = 2, socket.type = 1, socket.protocol = 6, socket.kept = socket.connected = true;
+    socket.name = {std::byte{2}, std::byte{0}, std::byte{1}}, socket.peer = socket.name;
+    socket.tcp = TcpConnection();
+    change(socket);
+    Description description{.id = 95, .kind = Description::Kind::socket};
+    description.socket = socket;
+    snapshot.descriptions.push_back(description);
+    try {
+      const Bytes image = samples::image_of(snapshot, samples::rich_runs());
+      const std::string text(reinterpret_cast<const char*>(image.data()), image.size());
+      samples::read_back(as_bytes(text));
+      return true;
+    } catch (const std::exception&) {
+      return false;
+    }
+  };
+  CHECK(is_taken([](Socket&) {}));
+  CHECK_FALSE(is_taken([](Socket& one) { one.kept = false; }));
+  CHECK_FALSE(is_taken([](Socket& one) { one.type = 2; }));
+  CHECK_FALSE(is_taken([](Socket& one) { one.peer.clear(); }));
+  CHECK_FALSE(is_taken([](Socket& one) { one.tcp->segment_size = 0; }));
+  CHECK_FALSE(is_taken([](Socket& one) { one.tcp->send_scale = 15; }));
+  CHECK_FALSE(is_taken([](Socket& one) { one.tcp->send_window = 1; }));
+  CHECK_FALSE(is_taken([](Socket& one) { one.tcp->receive_window = UINT32_MAX; }));
+}
+
 TEST_CASE("what images of version 1 got later comes back too") {
   Snapshot snapshot = samples::rich_snapshot();
   Mapping& mapping = snapshot.processes[0].mappings.front();
@@ -227,8 +257,31 @@ TEST_CASE("what images of version 1 got later comes back too") {
   socket.filter = samples::noise(16, 5);
   socket.left = 4, socket.cookie = UINT64_MAX;
   socket.kept = true;
-  snapshot.holder = {"rfork-held-00", 4711, 4026531840};
   snapshot.descriptions.push_back(open);
+  Socket moves;
+  moves.family = 2, moves.type = 1, moves.protocol = 6, moves.kept = moves.connected = true;
+  moves.name = {std::byte{2}, std::byte{0}, std::byte{1}}, moves.peer = moves.name;
+  moves.tcp = TcpConnection{UINT32_MAX,
+                            7,
+                            1460,
+                            true,
+                            true,
+                            true,
+                            7,
+                            9,
+                            4711,
+                            5,
+                            6,
+                            7,
+                            8,
+                            9,
+                            samples::noise(5, 1),
+                            samples::noise(6, 2),
+                            samples::noise(7, 3)};
+  Description moving{.id = 95, .kind = Description::Kind::socket};
+  moving.socket = moves;
+  snapshot.descriptions.push_back(moving);
+  snapshot.holder = {"rfork-held-00", 4711, 4026531840};
   Description master{.id = 92, .kind = Description::Kind::pseudo_terminal, .other = 92};
   master.terminal = PseudoTerminal{7, true, true, true, true, true, 3};
   snapshot.descriptions.push_back(master);

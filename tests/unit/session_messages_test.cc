@@ -104,14 +104,16 @@ TEST_CASE("other messages come back as they were") {
   said.reasons = {{"why", "what to do"}};
   said.warnings = {"warning"};
   said.present_paths = {"/a"};
-  said.goes_on = said.pid_kept = said.pid_namespace = true;
+  said.goes_on = said.pid_kept = said.pid_namespace = said.remakes_connections = true;
   const auto judgement = decode<Judgement>(encode(said));
   REQUIRE(judgement.reasons.size() == 1);
   CHECK(judgement.reasons[0].line() == "why; what to do");
   CHECK(judgement.warnings == said.warnings);
   CHECK(judgement.present_paths == said.present_paths);
   CHECK((judgement.goes_on && judgement.pid_kept && judgement.pid_namespace));
-  const auto answer = decode<Answer>(encode(Answer{{"/a", "/b"}, {"warning"}}));
+  CHECK(judgement.remakes_connections);
+  const auto answer = decode<Answer>(encode(Answer{{"/a", "/b"}, {"warning"}, true}));
+  CHECK(answer.remakes_connections);
   CHECK(answer.present_paths == std::set<std::string>{"/a", "/b"});
   CHECK(answer.warnings == std::vector<std::string>{"warning"});
   const auto refused = decode<RefusedMessage>(encode(RefusedMessage{{{"what", "advice"}}}));
