@@ -1,5 +1,8 @@
-// What a Capture keeps between its passes: capture.cc has them, leave_ghost.cc the last.
+// What a Capture keeps between its passes: capture.cc has them, capture_end.cc and leave_ghost.cc
+// the last.
 #pragma once
+
+#include <fmt/format.h>
 
 #include <chrono>
 #include <memory>
