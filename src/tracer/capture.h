@@ -150,7 +150,7 @@ class Capture {
   /// with all signals blocked, for somebody to make a Ghost of it, who is to know which signals the
   /// child has.
   CarriedSignals leave_ghost();
-  /// To be called when the original is about to end otherwise than by end_original().
+  /// To be called when somebody else is about to end the original. Throws ProcessGone, Error.
   void note_losses();
   /// What its end has taken with it, a line each: signals that came while it was captured.
   const std::vector<std::string>& losses() const;

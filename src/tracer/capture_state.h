@@ -38,6 +38,7 @@ struct Capture::State {
   std::chrono::nanoseconds paused{0};
   bool held = false;
   std::vector<std::string> losses;
+  bool losses_noted = false;
 
   Inventory inventory;
   image::Snapshot snapshot;

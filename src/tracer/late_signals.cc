@@ -3,6 +3,7 @@
 
 #include <csignal>
 #include <map>
+#include <utility>
 
 #include "base/value_in.h"
 #include "image/signal_word.h"
@@ -26,7 +27,8 @@ void count_late(pid_t tid, bool shared, size_t carried, const CarriedSignals& ti
 
 void Capture::note_losses() {
   State& state = *state_;
-  if (!state.stopped || !state.losses.empty()) return;
+  // Once: then somebody else may have ended it.
+  if (!state.stopped || std::exchange(state.losses_noted, true)) return;
   const image::Process& process = state.snapshot.processes.front();
   const CarriedSignals carried(process);
   std::map<int, size_t> late;
