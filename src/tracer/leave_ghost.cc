@@ -105,8 +105,8 @@ CarriedSignals Capture::leave_ghost() {
   if (!state.stopped) return {};
   state.paused = paused();
   if (state.held) {
-    // The stop signal is taken back: the thread meets it before anything else, for it alone can't be
-    // blocked.
+    // The stop signal is taken back: the thread meets it before anything else, for it alone can't
+    // be blocked.
     set_signal_mask(state.pid, kAllSignals);
     resume(state.pid, PTRACE_CONT);
     if (wait_for(state.pid).gone()) throw ProcessGone(state.pid);

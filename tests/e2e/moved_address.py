@@ -19,7 +19,7 @@ from harness import CANNOT_CARRY, REFUSED, expect, wait_until
 # What either end does with its connections: arguments are the role, the address of who listens, its port, how many
 # connections each way, and bytes to send on each at least: until there is the file "go". What is sent is known to both.
 ENDS = r"""
-import hashlib, os, socket, sys, threading, time
+import hashlib, os, signal, socket, sys, threading, time
 role, here, there, port, count, size = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), int(sys.argv[6])
 def stream(seed):
     block = hashlib.sha256(seed.encode()).digest() * 2048
@@ -55,6 +55,8 @@ family = socket.AF_INET6 if ":" in here else socket.AF_INET
 own = socket.create_server((here, port), family=family, backlog=64)
 talks = []
 if role == "moves":
+    signal.signal(signal.SIGALRM, lambda *_: None)  # waits in front of whatever signal holds a frozen process
+    signal.setitimer(signal.ITIMER_REAL, 0.004, 0.004)
     print("listens", flush=True)
     for i in range(count): talks.append((own.accept()[0], f"in {i}"))
     for i in range(count): talks.append((socket.create_connection((there, port), source_address=(here, 0)), f"out {i}"))
@@ -69,6 +71,7 @@ for number, (talk, name) in enumerate(talks):
 print("ready", flush=True)
 for one in threads: one.start()
 for one in threads: one.join()
+signal.setitimer(signal.ITIMER_REAL, 0)
 if len(done) != len(talks): os._exit(1)
 print("all is there", flush=True)
 if role == "moves":

@@ -207,7 +207,8 @@ while line := talk.recv(100):
 
 
 def keep(world):
-    """An established connection goes along within one host; another host refuses it before anything is done."""
+    """An established connection goes along within one host. To another host it can't, over loopback or without rights,
+    which is said before anything is done; the others are moved_address.py's."""
     here, there = world.two_hosts()
     target = world.start(["/usr/bin/python3", "-c", TALK], host=here)
     port = int(target.line())
@@ -221,7 +222,10 @@ def keep(world):
     far = harness.Daemon(world, there)
     move = ["--move", "--keep-tcp", "--no-ghost", target.pid]
     said = world.trace(*move, far.address, host=here, key=far.key)
-    said.refused(REFUSED, f"descriptor {fd} is a TCP connection to 127.0.0.1:", "can't be kept there", "--keep-tcp")
+    if world.root:
+        said.refused(CANNOT_CARRY, f"descriptor {fd} is TCP at 127.0.0.1:", "own address belongs to each host", "--drop-fd")
+    else:
+        said.refused(REFUSED, "can't be kept: it takes CAP_NET_ADMIN, which rforkd lacks", "--keep-tcp")
     world.trace("--keep-tcp", target.pid, far.address, host=here).refused(USAGE, "--keep-tcp", "--move")
     near = harness.Daemon(world, here)
     asks.popen.stdin.write("\n")
