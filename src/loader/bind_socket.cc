@@ -18,6 +18,7 @@
 #include "loader/created_files.h"
 #include "loader/held_connections.h"
 #include "loader/internet_name.h"
+#include "loader/port_users.h"
 #include "loader/socket_settings.h"
 
 namespace rfork::loader {
@@ -75,7 +76,12 @@ bool Binding::refuse(int error) const {
   const std::string what = fmt::format("{} can't have the address {} {}", words(),
                                        address_words(socket_.name), options_.where);
   const std::string drop = drop_advice(number_);
-  if (error == EADDRINUSE) {
+  const bool tcp = socket_.family != AF_UNIX && socket_.type == SOCK_STREAM;
+  if (error == EADDRINUSE && tcp && only_closed_have(port_of(socket_.name))) {
+    findings_.refuse(
+        what + ": connections that are closed have its port for up to a minute (TIME_WAIT)",
+        "try again then, or " + drop);
+  } else if (error == EADDRINUSE) {
     findings_.refuse(what + ": it is in use", "end who has it, or " + drop);
   } else if (error == EEXIST) {
     findings_.refuse(what + ": another file has the name", "take it away, or " + drop);

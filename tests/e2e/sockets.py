@@ -145,6 +145,19 @@ def busy(world):
     copied.wait()
 
 
+def closing(world):
+    """A server without SO_REUSEADDR whose closed connections have its port still: it isn't anybody's."""
+    code = ("import os, socket\nserver = socket.socket()\nserver.bind(('127.0.0.1', 0))\nserver.listen()\n"
+            "print(server.getsockname()[1], flush=True)\n"
+            "while True:\n    end = server.accept()[0]\n    end.sendall(b'served')\n    end.close()\n")
+    process = world.start(["/usr/bin/python3", "-c", code])
+    port = int(process.line())
+    expect(asked(world, "127.0.0.1", port) == "served", "it serves")
+    image = world.folder / "image.rfork"
+    world.trace(process.pid, "--move", "-o", image).expect(0)
+    world.run([world.program("rfork-run"), image]).refused(REFUSED, f"127.0.0.1:{port}", "TIME_WAIT", "try again then")
+
+
 def shared(world):
     """An address that may be shared is, and it is said."""
     process = server(world, "127.0.0.1", "served", "reuse_port=True")
@@ -238,7 +251,7 @@ def keep(world):
     expect(asks.line() == "heard three", "the child answers")
 
 
-CASES = {"file": file, "net": net, "local": local, "copy": copy, "busy": busy, "absent": absent,
+CASES = {"file": file, "net": net, "local": local, "copy": copy, "busy": busy, "closing": closing, "absent": absent,
          "pending": pending, "shared": shared, "keep": keep}
 
 if __name__ == "__main__":
