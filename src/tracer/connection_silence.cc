@@ -25,6 +25,7 @@
 #include "tracer/diag_socket.h"
 #include "tracer/inventory.h"
 #include "tracer/own_channels.h"
+#include "tracer/peek_offset.h"
 #include "tracer/sockets.h"
 
 namespace rfork::tracer {
@@ -32,7 +33,6 @@ namespace rfork::tracer {
 namespace {
 
 constexpr int kNetnsCookie = 71;       // SO_NETNS_COOKIE
-constexpr int kPeekOffset = 42;        // SO_PEEK_OFF
 constexpr int kAuthenticated = 40;     // TCP_AO_INFO
 constexpr uint8_t kEstablished = 1;    // TCP_ESTABLISHED
 constexpr uint8_t kMicroseconds = 64;  // TCPI_OPT_USEC_TS
@@ -153,25 +153,6 @@ uint32_t count_of(int fd, unsigned long request) {
   return ::ioctl(fd, request, &bytes) == 0 && bytes > 0 ? static_cast<uint32_t>(bytes) : 0;
 }
 
-/// SO_PEEK_OFF, out of the way for a while.
-class PeekFromStart {
- public:
-  explicit PeekFromStart(int fd)
-      : fd_(fd), before_(socket_option<int>(fd, SOL_SOCKET, kPeekOffset).value_or(-1)) {
-    if (before_ >= 0) set(-1);
-  }
-  ~PeekFromStart() {
-    if (before_ >= 0) set(before_);
-  }
-  PeekFromStart(const PeekFromStart&) = delete;
-  PeekFromStart& operator=(const PeekFromStart&) = delete;
-
- private:
-  void set(int offset) const { ::setsockopt(fd_, SOL_SOCKET, kPeekOffset, &offset, sizeof offset); }
-  int fd_;
-  int before_;
-};
-
 bool read_windows(int fd, image::TcpConnection& tcp) {
   const auto window = socket_option<tcp_repair_window>(fd, IPPROTO_TCP, TCP_REPAIR_WINDOW);
   const auto stamp = socket_option<uint32_t>(fd, IPPROTO_TCP, TCP_TIMESTAMP);
@@ -187,7 +168,7 @@ bool read_windows(int fd, image::TcpConnection& tcp) {
 
 /// Of a silent one. nullopt: it can't be read whole.
 std::optional<image::TcpConnection> read_connection(int fd) {
-  const PeekFromStart from_start(fd);
+  const PeekOffset from_start = PeekOffset::none(fd);
   const TcpRepair repair(fd);
   if (repair.error() != 0) return std::nullopt;
   const auto info = socket_option<tcp_info>(fd, IPPROTO_TCP, TCP_INFO);

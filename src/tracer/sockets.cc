@@ -21,6 +21,7 @@
 #include "base/socket_option.h"
 #include "image/socket_words.h"
 #include "tracer/ask_options.h"
+#include "tracer/peek_offset.h"
 #include "tracer/socket_groups.h"
 #include "tracer/socket_obstacles.h"
 
@@ -117,24 +118,6 @@ bool stands_alone(int fd, const Socket& socket) {
       return false;
   }
 }
-
-/// SO_PEEK_OFF of a socket, as it was again when this ends.
-class PeekOffset {
- public:
-  explicit PeekOffset(int fd) : fd_(fd), before_(socket_option<int>(fd, SOL_SOCKET, SO_PEEK_OFF)) {}
-  ~PeekOffset() {
-    if (before_) set(*before_);
-  }
-  PeekOffset(const PeekOffset&) = delete;
-  PeekOffset& operator=(const PeekOffset&) = delete;
-  bool set(int offset) const {
-    return before_ && ::setsockopt(fd_, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset) == 0;
-  }
-
- private:
-  int fd_;
-  std::optional<int> before_;
-};
 
 /// Takes credentials and descriptors; false if there was more than fits.
 bool take_control(msghdr& message, PeekedMessage& taken) {

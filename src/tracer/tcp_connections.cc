@@ -17,6 +17,7 @@
 #include "base/tcp_stream.h"
 #include "tracer/diag_socket.h"
 #include "tracer/inventory.h"
+#include "tracer/peek_offset.h"
 
 namespace rfork::tracer {
 
@@ -24,7 +25,6 @@ namespace {
 
 constexpr int kNetnsCookie = 71;  // SO_NETNS_COOKIE
 constexpr int kUlp = 31;          // TCP_ULP
-constexpr int kPeekOffset = 42;   // SO_PEEK_OFF
 constexpr auto kPatience = std::chrono::seconds(2);
 
 template <typename T>
@@ -57,25 +57,6 @@ bool has_seen_end(uint8_t state) {
   return state == TCP_CLOSE_WAIT || state == TCP_LAST_ACK || state == TCP_CLOSING ||
          state == TCP_TIME_WAIT || state == TCP_CLOSE;
 }
-
-/// MSG_PEEK from the start, wherever the program's own peeks have got to.
-class PeekFromStart {
- public:
-  explicit PeekFromStart(int fd)
-      : fd_(fd), before_(ask_option<int>(fd, SOL_SOCKET, kPeekOffset).value_or(-1)) {
-    if (before_ >= 0) set(-1);
-  }
-  ~PeekFromStart() {
-    if (before_ >= 0) set(before_);
-  }
-  PeekFromStart(const PeekFromStart&) = delete;
-  PeekFromStart& operator=(const PeekFromStart&) = delete;
-
- private:
-  void set(int offset) const { ::setsockopt(fd_, SOL_SOCKET, kPeekOffset, &offset, sizeof offset); }
-  int fd_;
-  int before_;
-};
 
 }  // namespace
 
@@ -303,7 +284,7 @@ std::string TcpConnections::read(ino_t inode, std::vector<image::SocketMessage>&
   if (has_urgent_data(fd, end)) return kUrgentData;
   const uint32_t size = tcp_readable(fd);
   if (size == 0) return {};
-  const PeekFromStart from_start(fd);
+  const PeekOffset from_start = PeekOffset::none(fd);
   Bytes data(size);
   const ssize_t n = ::recv(fd, data.data(), data.size(), MSG_PEEK | MSG_DONTWAIT);
   if (n != static_cast<ssize_t>(size)) return "with something in it that can't be read whole";
