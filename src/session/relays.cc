@@ -138,7 +138,7 @@ void Relays::write_sink(uint32_t id, Stream& stream) {
   const bool left = !stream.resets || has_left(stream.fd.get());
   if (rest == 0 && stream.ended && left && !may_come_back(stream)) {
     stream.sink = false;
-    if (stream.shared) tell_broken(id, stream, false);
+    if (stream.shared && !stream.socket) tell_broken(id, stream, false);
     if (stream.closed) stream.source = false;
     if (stream.socket && !stream.closed) ::shutdown(stream.fd.get(), SHUT_WR);
   }

@@ -30,6 +30,7 @@ void Relays::take_closed(uint32_t id, Stream& stream, bool reset) {
   stream.discards = forgets(stream);
   if (!stream.discards) stop_reading(stream, false);
   stream.ended = stream.closed = true;
+  stream.asked = false;
   if (reset && stream.tcp && stream.fd) {
     stream.resets = is_open_ || !OtherHolders(stream.fd.get(), true).exist();
   }
