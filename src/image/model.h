@@ -156,10 +156,11 @@ struct Rseq {
 
 /// sched_setattr(2), but for the nice value.
 struct Scheduling {
-  int32_t policy = 0;                                       ///< SCHED_*
-  uint64_t flags = 0;                                       ///< SCHED_FLAG_*
-  uint32_t priority = 0;                                    ///< of SCHED_FIFO and SCHED_RR
-  uint64_t runtime_ns = 0, deadline_ns = 0, period_ns = 0;  ///< of SCHED_DEADLINE; `runtime_ns` of SCHED_OTHER, too
+  int32_t policy = 0;     ///< SCHED_*
+  uint64_t flags = 0;     ///< SCHED_FLAG_*
+  uint32_t priority = 0;  ///< of SCHED_FIFO and SCHED_RR
+  uint64_t runtime_ns = 0, deadline_ns = 0,
+           period_ns = 0;  ///< of SCHED_DEADLINE; `runtime_ns` of SCHED_OTHER, too
 };
 
 /// Where memory is to come from: set_mempolicy(2), mbind(2).

@@ -1,5 +1,6 @@
-// Descriptors of regular files: the offset is shared by a dup and not by a second open; flags, O_APPEND,
-// close-on-exec and numbers are kept, what is not open, and what a file's mode forbids by now.
+// Descriptors of regular files: the offset is shared by a dup and not by a second open; flags,
+// O_APPEND, close-on-exec and numbers are kept, what is not open, and what a file's mode forbids by
+// now.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>

@@ -1,4 +1,5 @@
-// memfds: open and mapped, mapped only, open only; size, offset, seals, coherence of their mappings.
+// memfds: open and mapped, mapped only, open only; size, offset, seals, coherence of their
+// mappings.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>

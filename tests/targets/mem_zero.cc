@@ -1,5 +1,5 @@
-// Pages that were never touched stay untouched, zero pages stay zero: a large sparse mapping takes no
-// more memory afterwards than before, be it private or shared.
+// Pages that were never touched stay untouched, zero pages stay zero: a large sparse mapping takes
+// no more memory afterwards than before, be it private or shared.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -15,7 +15,8 @@ constexpr size_t kShared = size_t{1} << 30;
 size_t pages_there(void* start) {
   std::vector<unsigned char> there(kShared / target::kPage);
   MUST(mincore(start, kShared, there.data()));
-  return size_t(std::count_if(there.begin(), there.end(), [](unsigned char one) { return one & 1; }));
+  return size_t(
+      std::count_if(there.begin(), there.end(), [](unsigned char one) { return one & 1; }));
 }
 
 }  // namespace
@@ -32,8 +33,8 @@ int main(int argc, char** argv) {
   MUST(madvise(sparse, size, MADV_NOHUGEPAGE));
   const size_t step = 1 << 20;
   for (size_t at = 0; at < size; at += step) target::fill(sparse + at, target::kPage, at);
-  std::memset(sparse + 2 * target::kPage, 0, target::kPage);      // written, with zeros
-  volatile char sink = sparse[3 * target::kPage];                 // read, the shared zero page
+  std::memset(sparse + 2 * target::kPage, 0, target::kPage);  // written, with zeros
+  volatile char sink = sparse[3 * target::kPage];             // read, the shared zero page
   (void)sink;
   const long rss_before = std::atol(target::smaps_field(sparse, "Rss").c_str());
 
@@ -47,7 +48,8 @@ int main(int argc, char** argv) {
     target::expect_zero("untouched page", sparse + at + target::kPage, 3 * target::kPage);
   }
   const size_t shared_after = pages_there(shared);
-  if (shared_after > shared_before) target::fail("%zu shared pages, were %zu", shared_after, shared_before);
+  if (shared_after > shared_before)
+    target::fail("%zu shared pages, were %zu", shared_after, shared_before);
   for (size_t at = 0; at < kShared; at += kShared / 4) {
     target::expect_filled("shared page", shared + at, target::kPage, at);
   }

@@ -505,14 +505,14 @@ int main(int argc, char** argv) {
   static const struct {
     const char* name;
     void (*run)(void);
-  } cases[] = {{"status", test_status},   {"pipes", test_pipes},
-               {"signals", test_signals}, {"siginfo", test_siginfo},
+  } cases[] = {{"status", test_status},     {"pipes", test_pipes},
+               {"signals", test_signals},   {"siginfo", test_siginfo},
                {"orphaned", test_orphaned}, {"nested", test_nested},
-               {"many", test_many},       {"many-deaf", test_many_deaf},
-               {"threads", test_threads}, {"from-thread", test_from_thread},
-               {"opening", test_opening}, {"at-once", test_at_once},
-               {"early", test_early},     {"crowd", test_crowd},
-               {"move", test_move},       {"errors", test_errors}};
+               {"many", test_many},         {"many-deaf", test_many_deaf},
+               {"threads", test_threads},   {"from-thread", test_from_thread},
+               {"opening", test_opening},   {"at-once", test_at_once},
+               {"early", test_early},       {"crowd", test_crowd},
+               {"move", test_move},         {"errors", test_errors}};
   size_t i;
   if (argc < 4) return 2;
   host = argv[3];

@@ -1,5 +1,5 @@
-// What can't be carried and only the kernel knows of, one kind a run, named by the argument. rfork-trace
-// must refuse it, and the process goes on with it.
+// What can't be carried and only the kernel knows of, one kind a run, named by the argument.
+// rfork-trace must refuse it, and the process goes on with it.
 #include <asm/ldt.h>
 #include <asm/prctl.h>
 #include <fcntl.h>
@@ -49,7 +49,8 @@ void with_dispatch() {
       &text);
   constexpr int kSetDispatch = 59;  // PR_SET_SYSCALL_USER_DISPATCH
   EXPECT(text.size > 0);
-  if (prctl(kSetDispatch, 1, text.start, text.size, &selector) != 0) target::skip("no syscall user dispatch");
+  if (prctl(kSetDispatch, 1, text.start, text.size, &selector) != 0)
+    target::skip("no syscall user dispatch");
   run_until_go();
   MUST(prctl(kSetDispatch, 0, 0, 0, 0));
 }
@@ -94,8 +95,8 @@ void with_faulting_cpuid() {
 /// A thread whose stack ends where its stack pointer is. It sleeps in the kernel for as long as
 /// the other one does not wake it.
 void with_full_stack() {
-  auto* const stack = static_cast<char*>(
-      mmap(nullptr, 2 * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  auto* const stack =
+      static_cast<char*>(mmap(nullptr, 2 * kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   EXPECT(stack != MAP_FAILED);
   MUST(mprotect(stack + kPage, kPage, PROT_READ | PROT_WRITE));
   static volatile int word = 0;
